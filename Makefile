@@ -1,0 +1,41 @@
+# crfs: `make demo` shows it, `make test` checks it, each on a fresh Debian 12 or 13.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
+BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
+TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr
+
+.PHONY: all demo test lint deps test-deps install clean
+
+all: $(VENV)/.installed
+
+deps:
+	@missing=$$(for p in $(BUILD_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
+
+test-deps: deps
+	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
+
+$(VENV)/bin/python: | deps
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.py pyproject.toml $(wildcard pyx/*.pyx crfs/_native/*.pxd) | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -e .
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/crfs demo
+
+test: test-deps | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q 'tox>=4'
+	$(VENV)/bin/tox
+
+clean:
+	rm -rf build dist .tox $(VENV) *.egg-info
+	find crfs -name '*.so' -delete

@@ -1,0 +1,1 @@
+"""Tar in, lazily readable layer out."""

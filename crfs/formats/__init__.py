@@ -1,0 +1,1 @@
+"""Bytes to values, pure: references, manifests, footers, tables of contents."""

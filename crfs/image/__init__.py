@@ -1,0 +1,1 @@
+"""Many layers to one lower tree."""

@@ -1,0 +1,1 @@
+"""Engines: how a tree becomes a mount."""
