@@ -1,1 +1,1 @@
-"""Questions about speed and memory, one file each, asked of real images, servers and programs on this machine."""
+"""Questions about speed and memory, one file each, asked of real images, servers and programs."""

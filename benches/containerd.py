@@ -1,0 +1,109 @@
+"""Convert images in a registry with ctr-remote, inside a containerd of our own that ends afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benches.cache import cache_dir, once
+from benches.commands import CommandFailed, find_program, run
+
+_CONFIG = """\
+version = 2
+root = "{root}/root"
+state = "{root}/state"
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.snapshotter.v1.devmapper",
+]
+[grpc]
+address = "{root}/sock"
+[ttrpc]
+address = "{root}/ttrpc"
+"""
+
+# the Debian release whose ctr-remote is the first to know --estargz-min-chunk-size
+_NEWER_SUITE = "trixie"
+
+
+@dataclass(frozen=True, slots=True)
+class Containerd:
+    """A containerd that listens on a socket of its own."""
+
+    socket: Path
+
+    def fetch(self, ref: str) -> None:
+        """Bring an image's blobs into the content store, from plain HTTP, unpacking nothing."""
+        run("ctr", "-a", self.socket, "content", "fetch", "--plain-http", ref)
+
+    def convert(self, source: str, target: str, *options: str, program: str = "ctr-remote") -> None:
+        """Convert a fetched image and push the result under its name `target`, to plain HTTP."""
+        run(program, "-a", self.socket, "images", "convert", *options, source, target)
+        run("ctr", "-a", self.socket, "images", "push", "--plain-http", target)
+
+
+@contextmanager
+def containerd() -> Iterator[Containerd]:
+    """Run a containerd with root, state and sockets in a temporary directory until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="crfs-containerd-", dir=cache_dir()) as root:
+        config = Path(root, "config.toml")
+        config.write_text(_CONFIG.format(root=root))
+        with open(Path(root, "log"), "wb") as log:
+            process = subprocess.Popen(["containerd", "-c", str(config)], stdout=log, stderr=log)
+        try:
+            _await_answer(Path(root, "sock"), process)
+            yield Containerd(Path(root, "sock"))
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def min_chunk_converter() -> str:
+    """A ctr-remote that knows --estargz-min-chunk-size: the installed one, else the next release's.
+
+    Raises CommandFailed where neither can be had.
+    """
+    installed = find_program("ctr-remote")
+    if installed and "--estargz-min-chunk-size" in run(installed, "images", "convert", "--help"):
+        return installed
+    package = once(cache_dir() / f"stargz-snapshotter-{_NEWER_SUITE}", _unpack_newer)
+    return str(package / "usr/bin/ctr-remote")
+
+
+def _unpack_newer(into: Path) -> None:
+    """Unpack the newer release's package, fetched by apt from the archive this machine already uses."""
+    apt = into / "apt"
+    for name in ("state/lists/partial", "cache/archives/partial"):
+        (apt / name).mkdir(parents=True)
+    sources = apt / "sources.list"
+    sources.write_text(f"deb {_archive()} {_NEWER_SUITE} main\n")
+    options = [f"Dir::State={apt}/state", f"Dir::Cache={apt}/cache", f"Dir::Etc::SourceList={sources}"]
+    options += ["Dir::Etc::SourceParts=/dev/null", "APT::Sandbox::User=root"]
+    flags = [word for option in options for word in ("-o", option)]
+    run("apt-get", *flags, "update")
+    run("apt-get", *flags, "download", "stargz-snapshotter", cwd=apt)
+    run("dpkg", "-x", next(apt.glob("*.deb")), into)
+
+
+def _archive() -> str:
+    sites = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian")
+    if not sites.split():
+        raise CommandFailed("apt knows no Debian archive")
+    return sites.split()[0]
+
+
+def _await_answer(socket: Path, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            run("ctr", "-a", socket, "version")
+            return
+        except CommandFailed:
+            time.sleep(0.2)
+    raise CommandFailed(f"containerd did not answer (code {process.poll()})")
