@@ -22,13 +22,6 @@ PACKAGES = (
     "Django==5.2.1",
     "botocore==1.38.20",
 )
-    "numpy==2.2.6",
-    "pandas==2.2.3",
-    "scipy==1.15.3",
-    "sympy==1.14.0",
-    "Django==5.2.1",
-    "botocore==1.38.20",
-)
 
 _SITE = "usr/local/lib/python3.11/dist-packages"
 _PARENTS = ("usr", "usr/local", "usr/local/lib", "usr/local/lib/python3.11")
