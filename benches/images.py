@@ -1,7 +1,8 @@
 """Real images, built once: as tar layers, OCI layout, tags in a registry, and unpacked by umoci.
 
-Not a bench. Benches and big tests call `image(NAME)` for the files and `pushed(NAME, registry)` for the tags.
-`python -m benches.images [--only NAME,...]` builds what is missing. Needs root, and Debian's programs.
+Not a bench. Benches and big tests ask for `layers`, `layout`, `oracle`, `lower_dirs` and `pushed`; each is
+built when it's first asked for and kept in the cache. Building needs root and Debian's programs.
+`python -m benches.images [--only NAME,...]` builds what is missing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from benches import lowers
 from benches.cache import cache_dir, once, remove_tree
 from benches.commands import missing_programs, run
 from benches.containerd import containerd, min_chunk_converter
-from benches.recipes import bigfile, minbase, pyapp, quirks, rawnames
+from benches.recipes import bigfile, chunks, minbase, pyapp, quirks, rawnames
 from benches.registry import Registry, registry
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,11 @@ PROGRAMS = ("docker-registry", "skopeo", "umoci", "containerd", "ctr", "ctr-remo
 
 _CREATED = "2025-01-01T00:00:00Z"
 _ESTARGZ = ("--estargz", "--oci")
-_MIN_CHUNK = ("--estargz-min-chunk-size", "65536")
+_CONVERSIONS = {
+    "esgz": _ESTARGZ,
+    "esgz-min": (*_ESTARGZ, "--estargz-min-chunk-size", "65536"),
+    "esgz-32m": (*_ESTARGZ, "--estargz-chunk-size", str(chunks.CHUNK)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +53,11 @@ RECIPES = {
         Recipe("quirks", 2, quirks.build_layers),
         Recipe("rawnames", 1, rawnames.build_layers),
         Recipe("bigfile", 1, bigfile.build_layers),
+        Recipe("chunks", 1, chunks.build_layers),
         Recipe("minbase", 1, minbase.build_layers, (*PROGRAMS, "debootstrap")),
         Recipe("pyapp", 1, pyapp.build_layers, (*PROGRAMS, "debootstrap")),
     )
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image's files in the cache, `layers` and `lowers` bottom first.
-
-    `layers` are uncompressed tars, `lowers` the same unpacked for overlayfs, `oracle` is what umoci unpacked.
-    """
-
-    name: str
-    repository: str
-    layers: tuple[Path, ...]
-    layout: Path
-    oracle: Path
-    lowers: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +70,47 @@ class Figures:
     blob_bytes: dict[str, int]
 
 
-def image(name: str) -> Image:
-    """The image's files, built now where they are missing. Raises KeyError, CommandFailed, OSError."""
-    recipe = RECIPES[name]
-    repository = f"{recipe.name}-{recipe.revision}"
-    root = cache_dir() / "images" / repository
-    layers = _tars(once(root / "layers", lambda into: _build_layers(recipe, into)))
-    layout = once(root / "oci", lambda into: _build_layout(layers, into))
-    bundle = once(root / "bundle", lambda into: _unpack(layout, into))
-    stack = once(root / "lowers", lambda into: lowers.unpack_all(layers, into))
-    unpacked = tuple(stack / str(number) for number in range(1, len(layers) + 1))
-    return Image(name, repository, layers, layout, bundle / "rootfs", unpacked)
+def repository(name: str) -> str:
+    """The image's name in a registry. Raises KeyError where no recipe has the name."""
+    return f"{name}-{RECIPES[name].revision}"
 
 
-def pushed(name: str, served: Registry, tags: Sequence[str] = TAGS) -> dict[str, str]:
-    """Reference (HOST:PORT/REPOSITORY:TAG) by tag, of the image in the registry; pushed now where missing."""
-    built = image(name)
-    refs = {tag: f"{served.host}/{built.repository}:{tag}" for tag in tags}
-    marks = served.storage / ".pushed" / built.repository
-    for tag in ("plain", *tags):
-        once(marks / tag, lambda _, tag=tag: _push(built, served, tag))  # type: ignore[misc]
-    return refs
+def layers(name: str) -> list[Path]:
+    """The layers as uncompressed tars, bottom first."""
+    built = once(_root(name) / "layers", lambda into: _build_layers(RECIPES[name], into))
+    return sorted(built.glob("*.tar"), key=lambda path: int(path.stem))
+
+
+def layout(name: str) -> Path:
+    """An OCI layout with the image, its layers compressed by gzip, under the tag `plain`."""
+    return once(_root(name) / "oci", lambda into: _build_layout(layers(name), into))
+
+
+def oracle(name: str) -> Path:
+    """The tree that `umoci unpack` makes of the image."""
+    return once(_root(name) / "bundle", lambda into: _unpack(layout(name), into)) / "rootfs"
+
+
+def lower_dirs(name: str) -> list[Path]:
+    """Each layer unpacked for overlayfs, bottom first."""
+    built = once(_root(name) / "lowers", lambda into: lowers.unpack_all(layers(name), into))
+    return sorted(built.iterdir(), key=lambda path: int(path.name))
+
+
+def pushed(name: str, served: Registry, tag: str) -> str:
+    """The reference (HOST:PORT/REPOSITORY:TAG) of the image in the registry, pushed now if it's not there."""
+    marks = served.storage / ".pushed" / repository(name)
+    if tag != "plain":
+        pushed(name, served, "plain")
+    once(marks / tag, lambda _: _push(name, served, tag))
+    return f"{served.host}/{repository(name)}:{tag}"
 
 
 def figures(name: str, served: Registry, tags: Sequence[str] = TAGS) -> Figures:
-    """Count and weigh an image that is in the registry."""
-    built, refs = image(name), pushed(name, served, tags)
-    entries = 0
-    for layer in built.layers:
-        with tarfile.open(layer) as tar:
-            entries += sum(1 for _ in tar)
-    tar_bytes = sum(layer.stat().st_size for layer in built.layers)
-    blobs = {tag: sum(_blob_sizes(ref)) for tag, ref in refs.items()}
-    return Figures(len(built.layers), entries, tar_bytes, blobs)
+    """Count and weigh an image, which is pushed where it's missing."""
+    tars = layers(name)
+    blobs = {tag: sum(_blob_sizes(pushed(name, served, tag))) for tag in tags}
+    return Figures(len(tars), sum(map(_count, tars)), sum(tar.stat().st_size for tar in tars), blobs)
 
 
 def missing(name: str) -> list[str]:
@@ -119,8 +118,8 @@ def missing(name: str) -> list[str]:
     return missing_programs(*RECIPES[name].programs)
 
 
-def _tars(layers: Path) -> tuple[Path, ...]:
-    return tuple(sorted(layers.glob("*.tar"), key=lambda path: int(path.stem)))
+def _root(name: str) -> Path:
+    return cache_dir() / "images" / repository(name)
 
 
 def _build_layers(recipe: Recipe, into: Path) -> None:
@@ -128,47 +127,43 @@ def _build_layers(recipe: Recipe, into: Path) -> None:
     remove_tree(into / "tree")
 
 
-def _build_layout(layers: Iterable[Path], into: Path) -> None:
-    layout = into / "layout"
-    run("umoci", "init", "--layout", layout)
-    tagged = f"{layout}:plain"
+def _build_layout(tars: Sequence[Path], into: Path) -> None:
+    built = into / "layout"
+    run("umoci", "init", "--layout", built)
+    tagged = f"{built}:plain"
     run("umoci", "new", "--image", tagged)
-    for layer in layers:
-        run("umoci", "raw", "add-layer", "--image", tagged, "--history.created", _CREATED, layer)
+    for tar in tars:
+        run("umoci", "raw", "add-layer", "--image", tagged, "--history.created", _CREATED, tar)
     settings = ("--config.cmd", "/bin/sh", "--config.env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
     run("umoci", "config", "--image", tagged, "--created", _CREATED, "--no-history", *settings)
-    run("umoci", "gc", "--layout", layout)
-    for item in layout.iterdir():
+    run("umoci", "gc", "--layout", built)
+    for item in built.iterdir():
         item.rename(into / item.name)
-    layout.rmdir()
+    built.rmdir()
 
 
-def _unpack(layout: Path, into: Path) -> None:
+def _unpack(source: Path, into: Path) -> None:
     bundle = into / "bundle"
-    run("umoci", "unpack", "--image", f"{layout}:plain", bundle)
+    run("umoci", "unpack", "--image", f"{source}:plain", bundle)
     (bundle / "rootfs").rename(into / "rootfs")
     remove_tree(bundle)
 
 
-def _push(built: Image, served: Registry, tag: str) -> None:
-    base = f"{served.host}/{built.repository}"
+def _push(name: str, served: Registry, tag: str) -> None:
+    base = f"{served.host}/{repository(name)}"
     if tag == "plain":
-        run(
-            "skopeo",
-            "copy",
-            "-q",
-            "--dest-tls-verify=false",
-            f"oci:{built.layout}:plain",
-            f"docker://{base}:plain",
-        )
+        source, target = f"oci:{layout(name)}:plain", f"docker://{base}:plain"
+        run("skopeo", "copy", "-q", "--dest-tls-verify=false", source, target)
         return
+    program = min_chunk_converter() if tag == "esgz-min" else "ctr-remote"
     with containerd() as daemon:
         daemon.fetch(f"{base}:plain")
-        if tag == "esgz":
-            daemon.convert(f"{base}:plain", f"{base}:{tag}", *_ESTARGZ)
-        else:
-            program = min_chunk_converter()
-            daemon.convert(f"{base}:plain", f"{base}:{tag}", *_ESTARGZ, *_MIN_CHUNK, program=program)
+        daemon.convert(f"{base}:plain", f"{base}:{tag}", *_CONVERSIONS[tag], program=program)
+
+
+def _count(tar: Path) -> int:
+    with tarfile.open(tar) as entries:
+        return sum(1 for _ in entries)
 
 
 def _blob_sizes(ref: str) -> list[int]:
@@ -186,9 +181,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.geteuid() != 0:
         parser.error("building images needs root")
     with registry() as served:
-        tags = options.tags.split(",")
-        report = {name: asdict(figures(name, served, tags)) for name in options.only.split(",")}
+        report = {name: _build_all(name, served, options.tags.split(",")) for name in options.only.split(",")}
     print(json.dumps(report, indent=2))
+
+
+def _build_all(name: str, served: Registry, tags: Sequence[str]) -> dict[str, object]:
+    oracle(name)
+    lower_dirs(name)
+    return asdict(figures(name, served, tags))
 
 
 if __name__ == "__main__":

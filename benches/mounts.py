@@ -1,0 +1,142 @@
+"""Mount a tree by crfs or by one of its peers for the length of a block. Needs root.
+
+A mount is proven to be of the type it should be, and is gone after its block, whatever happened in it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benches.commands import CommandFailed, run
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted tree, or a plain directory, whose `kind` is then its filesystem's type."""
+
+    path: Path
+    kind: str
+
+
+class WrongMount(Exception):
+    """What is mounted isn't what a bench asked for, or nothing is."""
+
+
+def crfs_program() -> str:
+    """`$CRFS_PROGRAM`, else the crfs beside this Python."""
+    return os.environ.get("CRFS_PROGRAM") or str(Path(sys.executable).with_name("crfs"))
+
+
+@contextmanager
+def crfs(ref: str, at: Path, cache: Path, *options: str) -> Iterator[Mount]:
+    """Mount the image `ref` (HOST:PORT/REPOSITORY:TAG, plain HTTP) with the disk cache `cache`."""
+    words = ["mount", f"docker://{ref}", str(at), "--tls-verify=false", "--cache", str(cache), *options]
+    with _mounted(at, "fuse.crfs", [crfs_program(), *words], [crfs_program(), "umount", str(at)]) as mount:
+        yield mount
+
+
+@contextmanager
+def fuse_overlayfs(lowers: Sequence[Path], at: Path) -> Iterator[Mount]:
+    """Mount lower directories, bottom first, read-only by fuse-overlayfs."""
+    argv = ["fuse-overlayfs", "-o", f"lowerdir={_stack(lowers)}", str(at)]
+    with _mounted(at, "fuse.fuse-overlayfs", argv, ["umount", str(at)]) as mount:
+        yield mount
+
+
+@contextmanager
+def overlay(lowers: Sequence[Path], at: Path) -> Iterator[Mount]:
+    """Mount lower directories, bottom first, read-only by the kernel's overlayfs."""
+    argv = ["mount", "-t", "overlay", "overlay", "-o", f"ro,lowerdir={_stack(lowers)}", str(at)]
+    with _mounted(at, "overlay", argv, ["umount", str(at)]) as mount:
+        yield mount
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[Mount]:
+    """A tree on a disk, as it is."""
+    yield Mount(path, run("stat", "-f", "-c", "%T", path).strip())
+
+
+def mount_type(at: Path) -> str | None:
+    """The type of the topmost mount at a path, as /proc/self/mountinfo has it; None where none is."""
+    found = None
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields, _, tail = line.partition(" - ")
+            if fields.split(" ")[4] == str(at):
+                found = tail.split(" ")[0]
+    return found
+
+
+def daemons(at: Path) -> list[int]:
+    """The processes with the mount point as a word of their command line, this one left out."""
+    wanted = os.fsencode(at)
+    found = [pid for pid in _pids() if pid != os.getpid() and wanted in _command_line(pid).split(b"\0")]
+    return sorted(found)
+
+
+def drop_caches() -> None:
+    """Make the kernel forget pages, dentries and inodes, its writes being done."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3\n")
+
+
+@contextmanager
+def _mounted(at: Path, kind: str, mount: list[str], unmount: list[str]) -> Iterator[Mount]:
+    at.mkdir(parents=True, exist_ok=True)
+    try:
+        run_detached(mount)
+        if mount_type(at) != kind:
+            raise WrongMount(f"{at} is {mount_type(at)}, not {kind}, after {mount}")
+        yield Mount(at, kind)
+    finally:
+        _unmount(at, unmount)
+
+
+def run_detached(argv: list[str]) -> None:
+    """Run a program that leaves a daemon: its outputs may stay open after it has ended."""
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise CommandFailed(f"{' '.join(argv)}: exit {done.returncode}")
+
+
+def _unmount(at: Path, unmount: list[str]) -> None:
+    if mount_type(at) is None:
+        return
+    left = daemons(at)
+    done = subprocess.run(unmount, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    if mount_type(at) is not None:
+        subprocess.run(["umount", "-l", str(at)], check=False)
+        raise WrongMount(f"{unmount} left {at} mounted: exit {done.returncode}, {done.stderr!r}")
+    _await_end(left)
+
+
+def _await_end(pids: list[int], seconds: float = 10) -> None:
+    """A daemon's last work is done after its unmount; what runs next shall not share the machine with it."""
+    deadline = time.monotonic() + seconds
+    while any(_command_line(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            raise WrongMount(f"{pids} run on after their unmount")
+        time.sleep(0.02)
+
+
+def _stack(lowers: Sequence[Path]) -> str:
+    return ":".join(str(lower) for lower in reversed(lowers))
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
