@@ -1,0 +1,36 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+from crfs._native.index cimport Chunk
+
+cdef enum Kind:
+    KIND_NODE = 0
+    KIND_HARDLINK = 1
+    KIND_WHITEOUT = 2
+    KIND_OPAQUE = 3
+
+# heap offsets; path and link are cleaned for hard links, raw for symlinks
+cdef struct Record:
+    uint64_t size
+    int64_t mtime_ns
+    uint64_t path_off
+    uint64_t link_off
+    uint64_t xattr_off
+    uint32_t path_len
+    uint32_t link_len
+    uint32_t xattr_len
+    uint32_t mode
+    uint32_t uid
+    uint32_t gid
+    uint32_t rdev
+    uint32_t chunk_first
+    uint32_t chunk_count
+    uint32_t kind
+
+cdef class LayerIndex:
+    cdef vector[Record] records
+    cdef vector[Chunk] chunks
+    cdef string heap
+    cdef bint sealed
+    cdef uint64_t _put(self, bytes data) except *

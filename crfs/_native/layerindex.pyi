@@ -1,0 +1,29 @@
+from collections.abc import Mapping
+
+def clean_path(path: bytes) -> bytes: ...
+def parse_time(text: str) -> int: ...
+
+class LayerIndex:
+    def add(
+        self,
+        path: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        size: int,
+        mtime_ns: int,
+        rdev: int,
+        link: bytes,
+        xattrs: Mapping[bytes, bytes] | None,
+    ) -> None: ...
+    def add_hardlink(self, path: bytes, target: bytes) -> None: ...
+    def add_chunk(
+        self, file_off: int, size: int, blob_off: int, inner_off: int, digest: bytes | None
+    ) -> None: ...
+    def seal(self, data_end: int) -> None: ...
+    @property
+    def counts(self) -> tuple[int, int]: ...
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def has_xattrs(self) -> bool: ...

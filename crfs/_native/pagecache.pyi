@@ -1,0 +1,13 @@
+from typing import NamedTuple
+
+class Stats(NamedTuple):
+    hits: int
+    misses: int
+    pages: int
+    capacity: int
+
+class PageCache:
+    def __init__(self, budget: int, page_size: int = 16384) -> None: ...
+    def insert(self, key: int, data: bytes | memoryview) -> None: ...
+    def read(self, key: int, off: int, size: int) -> bytes | None: ...
+    def stats(self) -> Stats: ...

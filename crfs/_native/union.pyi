@@ -1,0 +1,5 @@
+from collections.abc import Sequence
+
+from crfs._native.layerindex import LayerIndex
+
+def merge(layers: Sequence[LayerIndex]) -> bytes: ...

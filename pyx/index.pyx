@@ -1,0 +1,236 @@
+"""A merged tree, read in place from its image: (inode, name) -> inode, (inode, file offset) -> chunk, attributes.
+
+The image (index.pxd) may be mapped from a file; nothing is copied or parsed. Immutable: any thread may read.
+An inode is named by the number that stat shows, from 1 for the root; a chunk by its place in the table.
+"""
+
+from collections import namedtuple
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.string cimport memcmp
+
+from crfs.errors import FormatError
+
+cdef uint32_t S_IFMT = 0o170000
+cdef uint32_t S_IFDIR = 0o040000
+cdef uint32_t S_IFREG = 0o100000
+cdef uint32_t S_IFLNK = 0o120000
+
+Attributes = namedtuple("Attributes", "mode nlink uid gid rdev size mtime_ns")
+ChunkTuple = namedtuple("Chunk", "id file_off size layer blob_off blob_end inner_off digest")
+globals()["Chunk"] = ChunkTuple
+
+
+cdef class Tree:
+    """Lookups in a tree image. IndexError for a number that names no inode or chunk."""
+
+    cdef Py_buffer buffer
+    cdef const Header *header
+    cdef const Inode *inode_table
+    cdef const Dentry *dentry_table
+    cdef const Chunk *chunk_table
+    cdef const uint32_t *order
+    cdef const uint32_t *rank
+    cdef const unsigned char *heap
+
+    def __cinit__(self, image):
+        PyObject_GetBuffer(image, &self.buffer, PyBUF_SIMPLE)
+
+    def __dealloc__(self):
+        if self.buffer.obj is not None:
+            PyBuffer_Release(&self.buffer)
+
+    def __init__(self, image):
+        """Lay the columns over `image`; FormatError if they do not fit it or point outside of it."""
+        cdef const char *at = <const char *>self.buffer.buf
+        cdef uint64_t off = padded(sizeof(Header)), total
+        if <size_t>self.buffer.len < sizeof(Header):
+            raise FormatError("the tree image is cut short")
+        self.header = <const Header *>at
+        if memcmp(self.header.magic, b"CRFSTREE", 8) or self.header.version != 1 or not self.header.inodes:
+            raise FormatError("this is no tree image of this version")
+        self.inode_table = <const Inode *>(at + off)
+        off += padded(self.header.inodes * sizeof(Inode))
+        self.dentry_table = <const Dentry *>(at + off)
+        off += padded(self.header.dentries * sizeof(Dentry))
+        self.chunk_table = <const Chunk *>(at + off)
+        off += padded(self.header.chunks * sizeof(Chunk))
+        self.order = <const uint32_t *>(at + off)
+        off += padded(<uint64_t>self.header.chunks * 4)
+        self.rank = <const uint32_t *>(at + off)
+        off += padded(<uint64_t>self.header.chunks * 4)
+        self.heap = <const unsigned char *>(at + off)
+        total = off + padded(self.header.heap)
+        if <uint64_t>self.buffer.len != total:
+            raise FormatError("the tree image is cut short")
+
+    cdef const Inode *get(self, uint64_t inode) except NULL:
+        if not 1 <= inode <= self.header.inodes:
+            raise IndexError(f"no inode {inode}")
+        return &self.inode_table[inode - 1]
+
+    @property
+    def inodes(self):
+        """How many inodes there are."""
+        return self.header.inodes
+
+    @property
+    def chunks(self):
+        """How many chunks there are."""
+        return self.header.chunks
+
+    @property
+    def file_bytes(self):
+        """Sum of the sizes of all regular files, in bytes."""
+        cdef uint64_t total = 0
+        cdef uint32_t i
+        for i in range(self.header.inodes):
+            if self.inode_table[i].mode & S_IFMT == S_IFREG:
+                total += self.inode_table[i].size
+        return total
+
+    @property
+    def has_xattrs(self):
+        """Whether any inode has an extended attribute."""
+        cdef uint32_t i
+        for i in range(self.header.inodes):
+            if self.inode_table[i].xattr_len:
+                return True
+        return False
+
+    def find(self, uint64_t parent, bytes name):
+        """The inode called `name` in the directory `parent`, or 0."""
+        cdef const Inode *directory = self.get(parent)
+        cdef uint32_t low = directory.first, high = low + directory.count, middle
+        cdef const Dentry *dentry
+        cdef uint32_t length = <uint32_t>len(name), common
+        cdef const char *text = name
+        cdef int order
+        if directory.mode & S_IFMT != S_IFDIR:
+            return 0
+        while low < high:
+            middle = low + (high - low) // 2
+            dentry = &self.dentry_table[middle]
+            common = length if length < dentry.name_len else dentry.name_len
+            order = memcmp(text, self.heap + dentry.name_off, common)
+            if order == 0 and length == dentry.name_len:
+                return dentry.inode + 1
+            if order < 0 or (order == 0 and length < dentry.name_len):
+                high = middle
+            else:
+                low = middle + 1
+        return 0
+
+    def attributes(self, uint64_t inode):
+        """What stat shows."""
+        cdef const Inode *at = self.get(inode)
+        return Attributes(at.mode, at.nlink, at.uid, at.gid, at.rdev, at.size, at.mtime_ns)
+
+    def parent(self, uint64_t inode):
+        """The directory in which the inode was first met; the root's is the root."""
+        return self.get(inode).parent + 1
+
+    def entries(self, uint64_t inode, uint32_t start, uint32_t limit):
+        """(name, inode, mode) of a directory's names, `limit` at most, from the `start`-th on in byte order."""
+        cdef const Inode *directory = self.get(inode)
+        cdef const Dentry *dentry
+        cdef uint32_t i
+        cdef list found = []
+        if directory.mode & S_IFMT != S_IFDIR:
+            raise NotADirectoryError(inode)
+        for i in range(start, min(directory.count, start + limit)):
+            dentry = &self.dentry_table[directory.first + i]
+            name = <bytes>self.heap[dentry.name_off:dentry.name_off + dentry.name_len]
+            found.append((name, dentry.inode + 1, self.inode_table[dentry.inode].mode))
+        return found
+
+    def readlink(self, uint64_t inode):
+        """A symbolic link's target."""
+        cdef const Inode *at = self.get(inode)
+        if at.mode & S_IFMT != S_IFLNK:
+            raise ValueError(f"inode {inode} is no symbolic link")
+        return <bytes>self.heap[at.first:at.first + at.count]
+
+    def xattrs(self, uint64_t inode):
+        """All extended attributes."""
+        cdef const Inode *at = self.get(inode)
+        cdef const unsigned char *data = self.heap + at.xattr_off
+        cdef uint32_t off = 0, name_len, value_len
+        cdef dict found = {}
+        while off < at.xattr_len:
+            name_len = data[off] | data[off + 1] << 8
+            value_len = data[off + 2] | data[off + 3] << 8 | data[off + 4] << 16 | <uint32_t>data[off + 5] << 24
+            off += 6
+            found[<bytes>data[off:off + name_len]] = <bytes>data[off + name_len:off + name_len + value_len]
+            off += name_len + value_len
+        return found
+
+    def path(self, uint64_t inode):
+        """One path of the inode, for messages; b"" for the root."""
+        cdef list parts = []
+        while inode > 1:
+            parent = self.parent(inode)
+            for name, child, _ in self.entries(parent, 0, 0xFFFFFFFF):
+                if child == inode:
+                    parts.append(name)
+                    break
+            inode = parent
+        return b"/".join(reversed(parts))
+
+    def cover(self, uint64_t inode, uint64_t off, uint64_t size):
+        """Ids of the chunks that hold some of the file's bytes [off, off + size), in their order."""
+        cdef const Inode *at = self.get(inode)
+        cdef uint32_t low = at.first, high = low + at.count, end = high, middle
+        cdef list found = []
+        if at.mode & S_IFMT != S_IFREG:
+            raise ValueError(f"inode {inode} is no regular file")
+        while low < high:
+            middle = low + (high - low) // 2
+            if self.chunk_table[middle].file_off + self.chunk_table[middle].size > off:
+                high = middle
+            else:
+                low = middle + 1
+        while low < end and self.chunk_table[low].file_off < off + size:
+            found.append(low)
+            low += 1
+        return found
+
+    cdef const Chunk *get_chunk(self, uint32_t chunk) except NULL:
+        if chunk >= self.header.chunks:
+            raise IndexError(f"no chunk {chunk}")
+        return &self.chunk_table[chunk]
+
+    def chunk(self, uint32_t chunk):
+        """Where a chunk lies and what it holds."""
+        cdef const Chunk *at = self.get_chunk(chunk)
+        digest = <bytes>at.digest[:32] if at.has_digest else None
+        return ChunkTuple(
+            chunk, at.file_off, at.size, at.layer, at.blob_off, at.blob_end, at.inner_off, digest)
+
+    def member(self, uint32_t chunk):
+        """Ids of all chunks in the compressed member that holds `chunk`, as they lie in it."""
+        cdef const Chunk *at = self.get_chunk(chunk)
+        cdef uint32_t first = self.rank[chunk], last = first + 1
+        while first and self.same_member(self.order[first - 1], at):
+            first -= 1
+        while last < self.header.chunks and self.same_member(self.order[last], at):
+            last += 1
+        return [self.order[i] for i in range(first, last)]
+
+    cdef bint same_member(self, uint32_t chunk, const Chunk *at) noexcept:
+        return self.chunk_table[chunk].layer == at.layer and self.chunk_table[chunk].blob_off == at.blob_off
+
+    def following(self, uint32_t chunk, uint64_t limit):
+        """Ids of the chunks that lie behind `chunk` in its blob and end at most `limit` bytes behind its member."""
+        cdef const Chunk *at = self.get_chunk(chunk)
+        cdef const Chunk *next_
+        cdef uint32_t i = self.rank[chunk] + 1
+        cdef list found = []
+        while i < self.header.chunks:
+            next_ = &self.chunk_table[self.order[i]]
+            if next_.layer != at.layer or next_.blob_end > at.blob_end + limit:
+                break
+            if next_.blob_off != at.blob_off:
+                found.append(self.order[i])
+            i += 1
+        return found
