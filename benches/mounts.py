@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -101,10 +102,13 @@ def _mounted(at: Path, kind: str, mount: list[str], unmount: list[str]) -> Itera
 
 
 def run_detached(argv: list[str]) -> None:
-    """Run a program that leaves a daemon: its outputs may stay open after it has ended."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise CommandFailed(f"{' '.join(argv)}: exit {done.returncode}")
+    """Run a program that leaves a daemon: a pipe would stay open after its end, so its words go to a file."""
+    with tempfile.TemporaryFile() as said:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False)
+        said.seek(0)
+        if done.returncode:
+            words = said.read(4000).decode(errors="replace").strip()
+            raise CommandFailed(f"{' '.join(argv)}: exit {done.returncode}: {words}")
 
 
 def _unmount(at: Path, unmount: list[str]) -> None:
