@@ -2,7 +2,7 @@
 
 crfs mounts an image that was never here (cold), through a link to a registry that counts requests and bytes.
 Timed are the command line until `ls MNT` has answered, then a python3 that imports json, ssl, sqlite3 and
-numpy, in a chroot of the read-only mount. Then the same program again (warm), with the kernel's caches dropped
+numpy, in a chroot of the read-only mount. Then the same again (warm), with the kernel's caches dropped
 (dropped), and from a new mount with the disk cache kept (again). ext4 is the same tree as umoci unpacked it.
 """
 
