@@ -52,7 +52,7 @@ RECIPES = {
     for recipe in (
         Recipe("quirks", 2, quirks.build_layers),
         Recipe("rawnames", 1, rawnames.build_layers),
-        Recipe("bigfile", 1, bigfile.build_layers),
+        Recipe("bigfile", 2, bigfile.build_layers),
         Recipe("chunks", 1, chunks.build_layers),
         Recipe("minbase", 1, minbase.build_layers, (*PROGRAMS, "debootstrap")),
         Recipe("pyapp", 1, pyapp.build_layers, (*PROGRAMS, "debootstrap")),
