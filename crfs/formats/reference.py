@@ -26,6 +26,7 @@ _HEX_ID = re.compile(r"[a-f0-9]{64}")
 _WORD = r"[A-Za-z0-9]+(?:(?:[-._:@+]|--)[A-Za-z0-9]+)*"
 _LAYOUT_NAME = re.compile(rf"{_WORD}(?:/{_WORD})*")
 _TRANSPORT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_USERINFO = re.compile(r"//[^/]*@(?=[^@]*/)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def parse_source(text: str) -> Source:
     if transport == "file":
         return _parse_file(text, rest)
     if transport is not None:
-        raise UsageError(f"{text!r}: the transport {transport}: is not one of docker, oci, https, http, file")
+        raise UsageError(f"{shown(text)}: the transport {transport}: is none of docker, oci, https, http, file")
     return FileSource(text)
 
 
@@ -176,9 +177,14 @@ def mask_url(url: str) -> str:
     return f"{path}?***" if question else path
 
 
+def shown(text: str) -> str:
+    """What the user typed, quoted for a message, with whatever looks like a URL's userinfo masked."""
+    return repr(_USERINFO.sub("//***@", text))
+
+
 def _parse_docker(text: str, rest: str) -> ImageReference:
     if not rest.startswith("//"):
-        raise UsageError(f"{text!r}: a registry's image is written docker://HOST/REPOSITORY:TAG")
+        raise UsageError(f"{shown(text)}: a registry's image is written docker://HOST/REPOSITORY:TAG")
     return _parse_image(rest[2:], text)
 
 
@@ -191,7 +197,7 @@ def _parse_image(rest: str, text: str) -> ImageReference:
     if tag is not None:
         name = name[:colon]
         if not _TAG.fullmatch(tag):
-            raise UsageError(f"{text!r}: {tag!r} is not a tag")
+            raise UsageError(f"{shown(text)}: {tag!r} is not a tag")
     host, repository = _split_host(name)
     _check_name(text, host, repository)
     return ImageReference(host, repository, tag if tag or digest else DEFAULT_TAG, digest)
@@ -199,7 +205,7 @@ def _parse_image(rest: str, text: str) -> ImageReference:
 
 def _parse_file(text: str, rest: str) -> FileSource:
     if not rest.startswith("//") or len(rest) == 2:
-        raise UsageError(f"{text!r}: a local file is written file:///PATH, or as a bare path")
+        raise UsageError(f"{shown(text)}: a local file is written file:///PATH, or as a bare path")
     return FileSource(rest[2:])
 
 
@@ -207,7 +213,7 @@ def _parse_digest(text: str, digest: str) -> str:
     try:
         return str(parse_digest(digest))
     except FormatError as error:
-        raise UsageError(f"{text!r}: {error}") from None
+        raise UsageError(f"{shown(text)}: {error}") from None
 
 
 def _split_host(name: str) -> tuple[str, str]:
@@ -226,13 +232,13 @@ def _split_host(name: str) -> tuple[str, str]:
 
 def _check_name(text: str, host: str, repository: str) -> None:
     if not _HOST.fullmatch(host):
-        raise UsageError(f"{text!r}: {host!r} is not a registry's host name")
+        raise UsageError(f"{shown(text)}: {host!r} is not a registry's host name")
     if _HEX_ID.fullmatch(repository.removeprefix("library/")) and host == DEFAULT_HOST:
         raise UsageError(
-            f"{text!r}: 64 hex digits can't be a repository's name (write @sha256:... for a digest)"
+            f"{shown(text)}: 64 hex digits can't be a repository's name (write @sha256:... for a digest)"
         )
     if not _REPOSITORY.fullmatch(repository):
         hint = ": it has to be lower case" if _REPOSITORY.fullmatch(repository.lower()) else ""
-        raise UsageError(f"{text!r}: {repository!r} is not a repository's name{hint}")
+        raise UsageError(f"{shown(text)}: {repository!r} is not a repository's name{hint}")
     if len(host) + 1 + len(repository) > NAME_MAX:
-        raise UsageError(f"{text!r}: the name is longer than {NAME_MAX} characters")
+        raise UsageError(f"{shown(text)}: the name is longer than {NAME_MAX} characters")

@@ -1,0 +1,72 @@
+"""What the floors above are handed: one blob, and one image's manifests and blobs. No I/O here.
+
+Coroutines run on the fetch loop's thread; everything else may be called from any thread.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from crfs.formats.manifest import Descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest or index as it was served; `digest` is that of `body`, verified if it was asked by digest."""
+
+    body: bytes
+    media_type: str | None
+    digest: str
+
+
+class Blob(Protocol):
+    """The bytes of one blob. They are not verified here: who has a digest for a span checks it."""
+
+    @property
+    def name(self) -> str:
+        """Fit for messages and log lines: registry, repository and digest, or URL, or path; no secrets."""
+        ...
+
+    async def fetch_range(self, start: int, end: int) -> bytes:
+        """Exactly the `end - start` bytes at [start, end) of the blob.
+
+        TransportError where they can't be had (also: the blob ends before `end`), NotFoundError, AuthError.
+        ValueError unless 0 <= start <= end.
+        """
+        ...
+
+    async def fetch_tail(self, size: int) -> tuple[bytes, int]:
+        """The last min(size, total) bytes, and the total in bytes; one request where the server allows it."""
+        ...
+
+    def iter_body(self) -> AsyncIterator[bytes]:
+        """The whole blob in order, in pieces of any size. A broken transfer is resumed where it broke."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what the blob holds (a file descriptor); harmless when called twice; any thread."""
+        ...
+
+
+class ImageSource(Protocol):
+    """One image: its manifests, and the blobs that they name."""
+
+    @property
+    def name(self) -> str:
+        """Fit for messages and log lines; no secrets."""
+        ...
+
+    async def fetch_manifest(self, digest: str | None = None) -> FetchedManifest:
+        """The manifest (or index) `digest`, verified; None: the one that the reference names.
+
+        NotFoundError, AuthError, TransportError, DigestMismatch; FormatError for one that is too long.
+        """
+        ...
+
+    def open_blob(self, descriptor: Descriptor) -> Blob:
+        """The blob that a descriptor names. Nothing is fetched yet."""
+        ...
+
+    async def fetch_blob(self, descriptor: Descriptor) -> bytes:
+        """A small blob (a config) whole, verified against the descriptor's digest and size."""
+        ...

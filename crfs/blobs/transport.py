@@ -1,0 +1,148 @@
+"""How an exchange over HTTP fails, in our words, and which failures are worth another try. Fetch loop only."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from crfs.errors import AuthError, CrfsError, NotFoundError, TransportError
+
+logger = logging.getLogger(__name__)
+
+_PERMANENT_5XX = frozenset({501, 505, 511})
+
+
+class TransientError(TransportError):
+    """A failure that another try may cure. `retry_after` is what the server asked for, in seconds."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TlsError(TransportError):
+    """The TLS handshake failed. `certificate`: the peer does speak TLS, and is not trusted."""
+
+    def __init__(self, message: str, certificate: bool) -> None:
+        super().__init__(message)
+        self.certificate = certificate
+
+
+@dataclass(slots=True)
+class Stats:
+    """Since the start: requests sent, body bytes received, tries after a failure."""
+
+    requests: int = 0
+    bytes: int = 0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long (seconds) one operation is tried. Bytes that arrive start the count anew."""
+
+    attempts: int = 7
+    total_seconds: float = 60.0
+    base_delay: float = 0.1
+    max_delay: float = 10.0
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after the `failures`-th failure (from 1): exponential, with jitter."""
+        full: float = min(self.base_delay * 2.0 ** (failures - 1), self.max_delay)
+        return full * random.uniform(0.5, 1.0)
+
+
+@dataclass(slots=True)
+class Retries:
+    """The failures of one operation so far: `wait` after each, `progressed` when bytes arrived."""
+
+    policy: RetryPolicy
+    stats: Stats
+    failures: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def progressed(self) -> None:
+        """Bytes arrived: the operation is as good as new."""
+        self.failures = 0
+        self.started = time.monotonic()
+
+    async def wait(self, error: TransientError) -> None:
+        """Sleeps until the next try is due; raises TransportError from `error` when there is none."""
+        self.failures += 1
+        if self.failures >= self.policy.attempts:
+            raise TransportError(f"{error} (tried {self.failures} times)") from error
+        delay = max(self.policy.delay(self.failures), error.retry_after or 0.0)
+        if delay > self.policy.total_seconds - (time.monotonic() - self.started):
+            asked = f", which asks to wait {error.retry_after:.0f} s" if error.retry_after else ""
+            raise TransportError(f"{error}{asked} (tried {self.failures} times)") from error
+        logger.info("%s; trying again in %.1f s", error, delay)
+        self.stats.retries += 1
+        await asyncio.sleep(delay)
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """aiohttp's and asyncio's failures as TransientError, TlsError or TransportError, naming `what`."""
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        reason = one_line(error.certificate_error)
+        raise TlsError(f"{what}: the certificate is not trusted: {reason}", certificate=True) from error
+    except aiohttp.ClientSSLError as error:
+        raise TlsError(f"{what}: no TLS: {one_line(error)}", certificate=False) from error
+    except aiohttp.ClientConnectorDNSError as error:
+        raise _dns_error(what, error) from error
+    except TimeoutError as error:
+        raise TransientError(f"{what}: timed out") from error
+    except aiohttp.ClientPayloadError as error:
+        raise TransientError(f"{what}: the answer was cut short") from error
+    except (aiohttp.ClientConnectionError, OSError) as error:
+        raise TransientError(f"{what}: {one_line(error)}") from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise TransportError(f"{what}: {one_line(error)}") from error
+
+
+def status_error(status: int, message: str, retry_after: str | None = None) -> CrfsError:
+    """The error that an unwelcome status stands for. `retry_after` is the header of that name."""
+    if status in (404, 410):
+        return NotFoundError(message)
+    if status in (401, 403):
+        return AuthError(message)
+    if status in (408, 425, 429) or (status >= 500 and status not in _PERMANENT_5XX):
+        return TransientError(message, parse_retry_after(retry_after))
+    return TransportError(message)
+
+
+def parse_retry_after(text: str | None, now: float | None = None) -> float | None:
+    """Retry-After (RFC 9110, 10.2.3) in seconds from `now` (Unix time); None when missing or malformed."""
+    if text is None:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:10])
+    from email.utils import parsedate_to_datetime  # rarely needed
+
+    try:
+        due = parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, due - (time.time() if now is None else now))
+
+
+def one_line(error: BaseException) -> str:
+    """The innermost words of an error, on one line."""
+    inner = getattr(error, "os_error", None) or error
+    text = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+    return " ".join(str(text).split())
+
+
+def _dns_error(what: str, error: aiohttp.ClientConnectorDNSError) -> TransportError:
+    message = f"{what}: no address for {error.host!r}: {one_line(error.os_error)}"
+    final = error.os_error.errno == socket.EAI_NONAME
+    return TransportError(message) if final else TransientError(message)
