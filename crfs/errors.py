@@ -30,7 +30,7 @@ class AuthError(CrfsError):
 
 
 class TransportError(CrfsError):
-    """No usable answer: no route, refused, timed out, cut short, or a server error that outlasted the retries."""
+    """No usable answer: no route, refused, timed out, cut short, or an error that outlasted the retries."""
 
 
 class UnsupportedError(CrfsError):

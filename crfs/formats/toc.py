@@ -64,7 +64,7 @@ def unpack_toc(tar: bytes) -> bytes:
 
 
 def iter_toc(json: bytes) -> Iterator[TocEntry]:
-    """The entries in the TOC's order, decoded one at a time; FormatError on what is not a TOC of version 1."""
+    """The entries in the TOC's order, decoded one at a time; FormatError unless it is a TOC of version 1."""
     try:
         toc = _toc.decode(json)
         if toc.version != 1:

@@ -1,0 +1,95 @@
+"""Wants for byte ranges of blobs, merged into few requests and sent over few connections.
+
+Runs on the fetch loop. A want that can't start at once waits in a queue; when a connection is free, the
+oldest want leaves it together with all that lie close to it in the same blob.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from crfs.blobs.blob import Blob
+
+# bytes that are cheaper to read and drop than another request is to make
+MERGE_GAP = 32 << 10
+MERGE_LIMIT = 8 << 20
+CONNECTIONS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    blob: Blob
+    start: int
+    end: int
+    result: asyncio.Future[bytes]
+
+
+class RangeFetcher:
+    """fetch() from any task of one loop; `connections` requests run at a time."""
+
+    def __init__(self, connections: int = CONNECTIONS) -> None:
+        self._free = connections
+        self._queue: list[_Want] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._woken = False
+
+    async def fetch(self, blob: Blob, start: int, end: int) -> bytes:
+        """The bytes [start, end) of a blob; raises what `Blob.fetch_range` raises."""
+        loop = asyncio.get_running_loop()
+        want = _Want(blob, start, end, loop.create_future())
+        self._queue.append(want)
+        if not self._woken:
+            # after the other wants of this turn of the loop, so that they can be merged
+            self._woken = True
+            loop.call_soon(self._pump)
+        return await want.result
+
+    def _pump(self) -> None:
+        self._woken = False
+        while self._free and self._queue:
+            self._free -= 1
+            task = asyncio.ensure_future(self._run(self._take()))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def _take(self) -> list[_Want]:
+        """The oldest want and those that its request can carry along, in the blob's order."""
+        first = self._queue[0]
+        near = sorted((want for want in self._queue if want.blob is first.blob), key=lambda want: want.start)
+        at = near.index(first)
+        batch = [first]
+        for want in near[at + 1 :]:
+            if not _joins(want.start, batch[-1].end) or want.end - batch[0].start > MERGE_LIMIT:
+                break
+            batch.append(want)
+        for want in reversed(near[:at]):
+            if not _joins(batch[0].start, want.end) or batch[-1].end - want.start > MERGE_LIMIT:
+                break
+            batch.insert(0, want)
+        self._queue = [want for want in self._queue if want not in batch]
+        return batch
+
+    async def _run(self, batch: list[_Want]) -> None:
+        start, end = batch[0].start, max(want.end for want in batch)
+        try:
+            data = await batch[0].blob.fetch_range(start, end)
+        except BaseException as error:
+            # also CancelledError: whoever waits must not wait for ever
+            for want in batch:
+                if not want.result.done():
+                    want.result.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            view = memoryview(data)
+            for want in batch:
+                if not want.result.done():
+                    piece = data if len(batch) == 1 else bytes(view[want.start - start : want.end - start])
+                    want.result.set_result(piece)
+        finally:
+            self._free += 1
+            self._pump()
+
+
+def _joins(start: int, end: int) -> bool:
+    """Whether a range that begins at `start` is close enough behind one that ends at `end`."""
+    return start - end <= MERGE_GAP

@@ -1,0 +1,145 @@
+"""The disk cache: verified, decompressed bytes by the SHA-256 of those bytes. Any thread, several processes.
+
+    chunks/ab/abcd...   one decompressed chunk each
+    layers/abcd...      the uncompressed tar of a layer that can't be read lazily, by its diff_id
+    tmp/                what is being written; files of processes that are gone are swept away
+
+Entries appear by rename, whole. A chunk is hashed again when a process first reads it, so that neither a
+crash nor a failing disk can put a wrong byte into a mount.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from crfs._native.inflate import check_sha256
+from crfs.errors import CrfsError, DigestMismatch
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """A cache directory. Use open_store()."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._trusted: set[bytes] = set()
+        self._full = False
+
+    def _chunk_path(self, digest: bytes) -> str:
+        name = digest.hex()
+        return f"{self._root}/chunks/{name[:2]}/{name}"
+
+    def read_chunk(self, digest: bytes, size: int, start: int, end: int) -> bytes | None:
+        """Bytes [start, end) of a chunk that is `size` bytes long, or None if it is not here (any more)."""
+        path = self._chunk_path(digest)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            if digest in self._trusted:
+                data = os.pread(fd, end - start, start)
+                return data if len(data) == end - start else None
+            data = os.pread(fd, size + 1, 0)
+            check_sha256(data, digest)
+        except DigestMismatch:
+            log.warning("%s does not match its name; it is dropped and fetched again", path)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            return None
+        except OSError as error:
+            log.warning("%s: %s", path, error.strerror)
+            return None
+        finally:
+            os.close(fd)
+        self._trusted.add(digest)
+        return data[start:end]
+
+    def has_chunk(self, digest: bytes) -> bool:
+        """Whether a chunk seems to be here; read_chunk() may still find it damaged."""
+        return digest in self._trusted or os.path.exists(self._chunk_path(digest))
+
+    def store_chunk(self, digest: bytes, data: bytes) -> None:
+        """Keep a verified chunk. A disk that takes no more is said once and otherwise does not matter."""
+        path = self._chunk_path(digest)
+        if os.path.exists(path):
+            return
+        try:
+            with self._staged() as staged:
+                staged.write(data)
+                staged.flush()
+                self._publish(staged.name, path)
+        except OSError as error:
+            if not self._full:
+                self._full = True
+                log.warning("the cache %s takes no more: %s", self._root, error.strerror)
+            return
+        self._trusted.add(digest)
+
+    def _publish(self, staged: str, path: str) -> None:
+        try:
+            os.rename(staged, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            os.rename(staged, path)
+
+    @contextlib.contextmanager
+    def _staged(self) -> Iterator[IO[bytes]]:
+        """A file under tmp/ that is gone afterwards unless it was renamed; its name says whose it is."""
+        path = f"{self._root}/tmp"
+        with tempfile.NamedTemporaryFile(prefix=f"{os.getpid()}-", dir=path, delete=False) as file:
+            try:
+                yield file
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file.name)
+
+    def find_layer(self, diff_id: str) -> Path | None:
+        """The uncompressed tar with this diff_id, if it is here."""
+        path = self._root / "layers" / diff_id.replace(":", "-")
+        return path if path.exists() else None
+
+    @contextlib.contextmanager
+    def staged_layer(self) -> Iterator[IO[bytes]]:
+        """A file to write a layer's tar to; publish_layer() keeps it, else it is gone afterwards."""
+        try:
+            with self._staged() as staged:
+                yield staged
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CrfsError(f"{self._root}: no space for a whole layer") from error
+            raise
+
+    def publish_layer(self, staged: IO[bytes], diff_id: str) -> Path:
+        """Keep a staged layer, durably, under its verified diff_id."""
+        path = self._root / "layers" / diff_id.replace(":", "-")
+        staged.flush()
+        os.fsync(staged.fileno())
+        os.rename(staged.name, path)
+        return path
+
+
+def open_store(root: Path) -> Store:
+    """The cache at `root`, made where it is missing; CrfsError with the path where it can't be."""
+    try:
+        for part in ("chunks", "layers", "tmp"):
+            (root / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(root / "tmp")
+    except OSError as error:
+        raise CrfsError(f"{root}: the cache can't be used: {error.strerror}") from error
+    return Store(root)
+
+
+def _sweep(tmp: Path) -> None:
+    """Remove what processes that are gone left half-written."""
+    for path in tmp.iterdir():
+        owner = path.name.partition("-")[0]
+        if owner.isdecimal() and not os.path.exists(f"/proc/{owner}"):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()

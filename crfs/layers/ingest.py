@@ -1,0 +1,178 @@
+"""A layer that can't be read lazily: fetched whole, checked while it streams, kept as an uncompressed tar.
+
+The coroutine runs on the fetch loop; decompression and hashing run in the pool that it is handed.
+"""
+
+import asyncio
+import hashlib
+import zlib
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import zstandard
+
+from crfs.blobs.blob import Blob
+from crfs.blobs.store import Store
+from crfs.errors import DigestMismatch, FormatError
+from crfs.formats.digest import parse_digest
+from crfs.layers.layer import Format
+
+_MAGIC = ((b"\x1f\x8b", Format.TAR_GZIP), (b"\x28\xb5\x2f\xfd", Format.TAR_ZSTD))
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A whole layer in the cache: its tar, how the blob was compressed, and the tar's digest."""
+
+    tar: Path
+    format: Format
+    diff_id: str
+    size: int
+
+
+class _Decoder(Protocol):
+    """What turns a compressed stream into its tar, piece by piece."""
+
+    def feed(self, piece: bytes) -> list[bytes]: ...
+
+    def finish(self) -> None: ...
+
+
+class _Plain:
+    """No compression."""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        return [piece]
+
+    def finish(self) -> None:
+        return
+
+
+class _Gunzip:
+    """gzip members, one behind the other; zeros behind the last one are padding, as gzip(1) reads it."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(31)
+        self._started = False
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        parts = []
+        while piece:
+            if self._member.eof:
+                piece = piece.lstrip(b"\0")
+                self._member, self._started = zlib.decompressobj(31), False
+                continue
+            self._started = True
+            # bounded, so that a bomb is written to disk rather than held in memory
+            parts.append(self._member.decompress(piece, _PIECE))
+            piece = self._member.unconsumed_tail or self._member.unused_data
+        return parts
+
+    def finish(self) -> None:
+        if self._started and not self._member.eof:
+            raise FormatError("the gzip stream is cut short")
+
+
+class _Unzstd:
+    """zstd frames, one behind the other, skippable ones included."""
+
+    def __init__(self) -> None:
+        self._stream = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
+        self._last = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        return [self._stream.decompress(piece)]
+
+    def finish(self) -> None:
+        """A cut frame is found out by the digests, and where there are none, by the tar that it leaves."""
+
+
+_DECODERS: dict[Format, type[_Plain] | type[_Gunzip] | type[_Unzstd]] = {
+    Format.TAR: _Plain,
+    Format.TAR_GZIP: _Gunzip,
+    Format.TAR_ZSTD: _Unzstd,
+}
+
+
+class _Intake:
+    """Takes a blob in pieces: hashes it, decompresses it, hashes and writes the tar."""
+
+    def __init__(self, out: IO[bytes], digest: str | None) -> None:
+        self._out = out
+        self._blob_hash = parse_digest(digest).hasher() if digest else None
+        self._tar_hash = hashlib.sha256()
+        self._decoder: _Decoder | None = None
+        self._head = b""
+        self.format = Format.TAR
+        self.size = 0
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece of the compressed blob. FormatError if it does not decompress."""
+        self.size += len(piece)
+        if self._blob_hash:
+            self._blob_hash.update(piece)
+        if self._decoder is None:
+            self._head += piece
+            if len(self._head) < 4:
+                return
+            piece = self._begin()
+        self._decode(piece)
+
+    def _begin(self) -> bytes:
+        self.format = next((kind for magic, kind in _MAGIC if self._head.startswith(magic)), Format.TAR)
+        self._decoder = _DECODERS[self.format]()
+        return self._head
+
+    def _decode(self, piece: bytes) -> None:
+        assert self._decoder is not None
+        try:
+            for part in self._decoder.feed(piece):
+                self._tar_hash.update(part)
+                self._out.write(part)
+        except (zlib.error, zstandard.ZstdError) as error:
+            raise FormatError(f"the {self.format.value} stream is damaged: {error}") from error
+
+    def finish(self, digest: str | None, diff_id: str | None) -> str:
+        """Check both digests, where they are known; the tar's digest."""
+        if self._decoder is None:
+            self._decode(self._begin())
+        if self._blob_hash and digest and self._blob_hash.hexdigest() != parse_digest(digest).hex:
+            raise DigestMismatch("the layer's bytes do not match its digest")
+        assert self._decoder is not None
+        self._decoder.finish()
+        found = f"sha256:{self._tar_hash.hexdigest()}"
+        if diff_id and found != diff_id:
+            raise DigestMismatch(f"the layer's tar is {found}, but the image's config says {diff_id}")
+        return found
+
+
+async def fetch_whole(
+    blob: Blob, digest: str | None, diff_id: str | None, store: Store, pool: Executor
+) -> Ingested:
+    """Fetch a layer into the cache. A known digest or diff_id that does not match is a DigestMismatch.
+
+    FormatError for a stream that does not decompress; what `Blob.iter_body` raises.
+    """
+    loop = asyncio.get_running_loop()
+    with store.staged_layer() as staged:
+        intake = _Intake(staged, digest)
+        try:
+            async for piece in blob.iter_body():
+                await loop.run_in_executor(pool, intake.feed, piece)
+            found = await loop.run_in_executor(pool, intake.finish, digest, diff_id)
+        except (FormatError, DigestMismatch) as error:
+            raise type(error)(f"{blob.name}: {error}") from error
+        tar = await loop.run_in_executor(pool, store.publish_layer, staged, found)
+    return Ingested(tar, intake.format, found, intake.size)
+
+
+async def check_whole(blob: Blob, digest: str) -> None:
+    """Read a layer once, only to compare it with its digest; DigestMismatch if it differs."""
+    hasher = parse_digest(digest).hasher()
+    async for piece in blob.iter_body():
+        hasher.update(piece)
+    if hasher.hexdigest() != parse_digest(digest).hex:
+        raise DigestMismatch(f"{blob.name}: the layer's bytes do not match its digest")

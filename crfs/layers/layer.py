@@ -1,0 +1,60 @@
+"""What is known of one opened layer. Values only; made by opener, read by everyone above."""
+
+import enum
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crfs._native.layerindex import LayerIndex
+from crfs.blobs.blob import Blob
+
+
+class Format(enum.Enum):
+    """How a layer's blob is laid out."""
+
+    STARGZ = "stargz"
+    ESTARGZ = "estargz"
+    TAR = "tar"
+    TAR_GZIP = "tar+gzip"
+    TAR_ZSTD = "tar+zstd"
+
+
+class Trust(enum.Enum):
+    """By what a layer's bytes are known to be the right ones; the value is what `inspect` shows."""
+
+    MANIFEST = "manifest -> TOC -> chunks"
+    TOC = "chunks, by a TOC that is taken at its word"
+    BACKGROUND = "chunks, by a TOC that the whole layer's digest is yet to confirm"
+    WHOLE = "whole layer: digest and diff_id"
+    NONE = "nothing: a single blob without a TOC has no digest"
+
+
+@dataclass(slots=True)
+class Health:
+    """Whether a layer is still believed; shared by all who read it."""
+
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer, opened. `name` is its digest, or the URL or path of a single blob; `size` in bytes or None.
+
+    A lazy layer's chunks lie compressed in `blob`; any other's lie in the uncompressed tar at `tar`.
+    `reason` says why a layer is not lazy.
+    """
+
+    name: str
+    format: Format
+    trust: Trust
+    index: LayerIndex
+    blob: Blob
+    size: int | None
+    toc_size: int = 0
+    tar: Path | None = None
+    reason: str | None = None
+    health: Health = field(default_factory=Health)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether bytes are fetched as they are read."""
+        return self.tar is None

@@ -1,0 +1,151 @@
+"""Which format is a layer in, and can it be read lazily? Coroutines of the fetch loop, one per layer at once.
+
+A layer with a TOC that the manifest vouches for costs one request: its tail, which holds footer and TOC.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from crfs._native.inflate import inflate
+from crfs._native.layerindex import LayerIndex
+from crfs.blobs.blob import Blob
+from crfs.blobs.store import Store
+from crfs.errors import CrfsError, FormatError, UnsupportedError
+from crfs.formats.digest import verify
+from crfs.formats.footer import FooterKind, find_footer
+from crfs.formats.manifest import Descriptor
+from crfs.formats.mediatypes import Compression, layer_compression
+from crfs.formats.toc import MAX_TOC_SIZE, TOC_DIGEST_ANNOTATION, unpack_toc
+from crfs.layers.ingest import fetch_whole
+from crfs.layers.layer import Format, Layer, Trust
+from crfs.layers.tarindex import index_tar
+from crfs.layers.tocindex import LossyTocError, index_toc
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# a TOC takes about this share of a layer of small files; too short a tail costs a second request
+_TAIL_SHARE = 64
+_TAIL_MIN, _TAIL_MAX = 64 << 10, 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Toc:
+    """A TOC that was found: its member's place in the blob, its kind, and what it indexes."""
+
+    format: Format
+    toc_off: int
+    blob_size: int
+    index: LayerIndex
+
+
+class Opener:
+    """Opens layers into a cache; `pool` does what would hold up the loop.
+
+    `allow_unverified`: read a stargz lazily although nothing ties its TOC to the manifest.
+    """
+
+    def __init__(self, store: Store, pool: Executor, *, allow_unverified: bool = False) -> None:
+        self._store = store
+        self._pool = pool
+        self._allow_unverified = allow_unverified
+
+    async def _pooled(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def open_layer(self, blob: Blob, descriptor: Descriptor, diff_id: str) -> Layer:
+        """A layer of an image.
+
+        UnsupportedError for a media type that is no layer's; FormatError, DigestMismatch; transport errors.
+        """
+        compression = layer_compression(descriptor.media_type)
+        if compression is None:
+            raise UnsupportedError(f"{blob.name}: {descriptor.media_type!r} is no layer that can be mounted")
+        toc_digest = descriptor.annotations.get(TOC_DIGEST_ANNOTATION)
+        reason = f"{compression.value} tar without a TOC"
+        if compression is Compression.GZIP and (toc_digest or self._allow_unverified):
+            found = await self._find_toc(blob, descriptor.size, toc_digest)
+            if isinstance(found, Toc):
+                trust = Trust.MANIFEST if toc_digest else Trust.BACKGROUND
+                return _lazy_layer(descriptor.digest, blob, found, trust)
+            reason = found
+        return await self._open_whole(blob, descriptor.digest, diff_id, reason)
+
+    async def open_single(self, blob: Blob) -> Layer:
+        """A blob without a manifest: its TOC, if it has one, is taken at its word."""
+        found = await self._find_toc(blob, None, None)
+        if isinstance(found, Toc):
+            return _lazy_layer(blob.name, blob, found, Trust.TOC)
+        whole = await fetch_whole(blob, None, None, self._store, self._pool)
+        index = await self._pooled(lambda: index_tar(whole.tar, blob.name))
+        return Layer(
+            blob.name, whole.format, Trust.NONE, index, blob, whole.size, tar=whole.tar, reason=found
+        )
+
+    async def find_stargz(self, blob: Blob, size: int) -> bool:
+        """Whether a layer is a stargz of any kind, by its footer alone."""
+        tail, _ = await blob.fetch_tail(min(size, 64))
+        return find_footer(tail) is not None
+
+    async def _find_toc(self, blob: Blob, size: int | None, toc_digest: str | None) -> Toc | str:
+        """The blob's TOC, verified against `toc_digest` where there is one, or why it can't be used."""
+        guess = min(max(size // _TAIL_SHARE, _TAIL_MIN), _TAIL_MAX) if size else _TAIL_MIN
+        tail, total = await blob.fetch_tail(guess)
+        if size is not None and total != size:
+            raise FormatError(f"{blob.name}: the blob has {total} bytes, its descriptor says {size}")
+        footer = find_footer(tail)
+        if footer is None:
+            return "no stargz footer"
+        if footer.kind is FooterKind.EXTERNAL_TOC:
+            return "its TOC lies in another image"
+        data_end = total - footer.size
+        if not footer.toc_off < data_end:
+            raise FormatError(
+                f"{blob.name}: the footer says that the TOC is at {footer.toc_off}, behind the end"
+            )
+        if total - footer.toc_off > MAX_TOC_SIZE:
+            raise FormatError(f"{blob.name}: the TOC has more than {MAX_TOC_SIZE} bytes")
+        tail_off = total - len(tail)
+        if footer.toc_off < tail_off:
+            tail = await blob.fetch_range(footer.toc_off, tail_off) + tail
+            tail_off = footer.toc_off
+        member = tail[footer.toc_off - tail_off : data_end - tail_off]
+        kind = Format.STARGZ if footer.kind is FooterKind.STARGZ else Format.ESTARGZ
+        try:
+            index = await self._pooled(lambda: _read_toc(member, footer.toc_off, toc_digest))
+        except LossyTocError as error:
+            return str(error)
+        except CrfsError as error:
+            raise type(error)(f"{blob.name}: {error}") from error
+        return Toc(kind, footer.toc_off, total, index)
+
+    async def _open_whole(self, blob: Blob, digest: str, diff_id: str, reason: str) -> Layer:
+        tar = await self._pooled(lambda: self._store.find_layer(diff_id))
+        format_, size = Format.TAR, None
+        if tar is None:
+            whole = await fetch_whole(blob, digest, diff_id, self._store, self._pool)
+            tar, format_, size = whole.tar, whole.format, whole.size
+        path: Path = tar
+        index = await self._pooled(lambda: index_tar(path, blob.name))
+        return Layer(digest, format_, Trust.WHOLE, index, blob, size, tar=path, reason=reason)
+
+
+def _lazy_layer(name: str, blob: Blob, toc: Toc, trust: Trust) -> Layer:
+    toc_size = toc.blob_size - toc.toc_off
+    return Layer(name, toc.format, trust, toc.index, blob, toc.blob_size, toc_size=toc_size)
+
+
+def _read_toc(member: bytes, toc_off: int, toc_digest: str | None) -> LayerIndex:
+    """The index out of a compressed TOC member, whose trailer says how large it is (RFC 1952, ISIZE)."""
+    size = int.from_bytes(member[-4:], "little")
+    if size > MAX_TOC_SIZE:
+        raise FormatError(f"the TOC inflates to more than {MAX_TOC_SIZE} bytes")
+    json = unpack_toc(inflate(member, size))
+    if toc_digest:
+        verify(json, toc_digest, "the TOC")
+    return index_toc(json, toc_off)
