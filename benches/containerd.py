@@ -32,6 +32,10 @@ address = "{root}/ttrpc"
 _NEWER_SUITE = "trixie"
 
 
+class ConverterMissing(Exception):
+    """No ctr-remote that knows --estargz-min-chunk-size is installed, nor could one be fetched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Containerd:
     """A containerd that listens on a socket of its own."""
@@ -67,12 +71,15 @@ def containerd() -> Iterator[Containerd]:
 def min_chunk_converter() -> str:
     """A ctr-remote that knows --estargz-min-chunk-size: the installed one, else the next release's.
 
-    Raises CommandFailed where neither can be had.
+    Raises ConverterMissing where neither can be had.
     """
     installed = find_program("ctr-remote")
     if installed and "--estargz-min-chunk-size" in run(installed, "images", "convert", "--help"):
         return installed
-    package = once(cache_dir() / f"stargz-snapshotter-{_NEWER_SUITE}", _unpack_newer)
+    try:
+        package = once(cache_dir() / f"stargz-snapshotter-{_NEWER_SUITE}", _unpack_newer)
+    except CommandFailed as error:
+        raise ConverterMissing(f"no ctr-remote that knows --estargz-min-chunk-size: {error}") from error
     return str(package / "usr/bin/ctr-remote")
 
 

@@ -16,12 +16,8 @@ from benches.mounts import crfs_program
 from benches.stats import Samples, table
 
 _ROOT = Path(__file__).resolve().parent.parent
-_VERSIONS = {
-    "docker-registry": ("docker-registry", "--version"),
-    "fuse-overlayfs": ("fuse-overlayfs", "--version"),
-    "umoci": ("umoci", "--version"),
-    "ctr-remote": ("dpkg-query", "-W", "-f", "${Version}", "stargz-snapshotter"),
-}
+_OPTIONS = ("runs", "tag", "peers", "round_trip", "rate")
+_PACKAGES = ("docker-registry", "fuse-overlayfs", "umoci", "stargz-snapshotter", "containerd", "libfuse2")
 
 
 def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
@@ -69,7 +65,7 @@ def answer(options: argparse.Namespace, question: str, samples: Samples) -> None
     if options.json:
         whole = {
             "question": question.strip(),
-            "options": {key: str(value) for key, value in vars(options).items()},
+            "options": {key: value for key, value in vars(options).items() if key in _OPTIONS},
             "machine": machine(),
             "load": {"before": options.load_before, "after": os.getloadavg()},
             "versions": versions(),
@@ -95,7 +91,7 @@ def machine() -> dict[str, object]:
 def versions() -> dict[str, str]:
     """What was measured: the commit, and what the programs say of themselves."""
     commit = _said("git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12")
-    said = {name: _said(*argv) for name, argv in _VERSIONS.items()}
+    said = {name: _said("dpkg-query", "-W", "-f", "${Version}", name) for name in _PACKAGES}
     return {
         "commit": commit,
         "python": sys.version.split()[0],

@@ -10,8 +10,8 @@ import hashlib
 import os
 import stat
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _PIECE = 1 << 20
@@ -45,8 +45,10 @@ def compare_trees(
     compared; `.` is the root. Mount points below the roots are not crossed.
     """
     allowed = Allowed(mtime_seconds, frozenset(untimed), frozenset(ignored_xattrs))
-    left, right = _scan(os.fsencode(mount)), _scan(os.fsencode(oracle))
-    found = [_line(path, "is only in the oracle") for path in sorted(right.keys() - left.keys())]
+    listed = list(_walk(_root(mount)))
+    left, right = _by_path(listed), _by_path(_walk(_root(oracle)))
+    found = [_line(path, "is listed twice") for path in _repeated(listed)]
+    found += [_line(path, "is only in the oracle") for path in sorted(right.keys() - left.keys())]
     found += [_line(path, "is only in the mount") for path in sorted(left.keys() - right.keys())]
     for path in sorted(left.keys() & right.keys()):
         found += [_line(path, what) for what in _compare(left[path], right[path], allowed)]
@@ -62,9 +64,17 @@ class Entry:
     status: os.stat_result
 
 
-def _scan(root: bytes) -> dict[bytes, Entry]:
-    """Every name of a tree by its path below the root."""
-    return {entry.relative: entry for entry in _walk(Entry(root, b".", os.lstat(root)))}
+def _root(path: Path) -> Entry:
+    return Entry(os.fsencode(path), b".", os.lstat(path))
+
+
+def _by_path(entries: Iterable[Entry]) -> dict[bytes, Entry]:
+    return {entry.relative: entry for entry in entries}
+
+
+def _repeated(entries: Iterable[Entry]) -> list[bytes]:
+    times = Counter(entry.relative for entry in entries)
+    return sorted(path for path, number in times.items() if number > 1)
 
 
 def _walk(top: Entry) -> Iterator[Entry]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import pytest
 
@@ -22,10 +23,12 @@ def need_root() -> None:
 
 def need_programs(names: Sequence[str]) -> None:
     """Skip the test where a program is missing, but fail it in CI, which has to install them."""
-    missing = missing_programs(*names)
-    if not missing:
-        return
-    reason = f"needs {', '.join(missing)} (`make test-deps` installs them)"
+    if missing := missing_programs(*names):
+        lacking(f"needs {', '.join(missing)} (`make test-deps` installs them)")
+
+
+def lacking(reason: str) -> NoReturn:
+    """End the test for want of something: failed in CI, skipped elsewhere."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

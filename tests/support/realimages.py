@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from benches.containerd import ConverterMissing
 from benches.images import missing, oracle, pushed
 from benches.registry import Registry
-from tests.support.dockerregistry import docker_registry, need_programs
+from tests.support.dockerregistry import docker_registry, lacking, need_programs
 
 __all__ = ["RealImage", "RealImages", "docker_registry", "real_images"]
 
@@ -41,7 +42,11 @@ class RealImages:
     def get(self, name: str, tag: str) -> RealImage:
         """The image; skips the test, or fails it in CI, where a program to build it with is missing."""
         need_programs(missing(name))
-        return RealImage(pushed(name, self._served, tag), tag, oracle(name))
+        try:
+            ref = pushed(name, self._served, tag)
+        except ConverterMissing as error:
+            lacking(str(error))
+        return RealImage(ref, tag, oracle(name))
 
 
 @pytest.fixture(scope="session")
