@@ -12,7 +12,7 @@ from crfs.formats.manifest import Descriptor
 
 @dataclass(frozen=True, slots=True)
 class FetchedManifest:
-    """A manifest or index as it was served; `digest` is that of `body`, verified if it was asked by digest."""
+    """A manifest or index as it was served; `digest` is that of `body`, verified if asked by digest."""
 
     body: bytes
     media_type: str | None

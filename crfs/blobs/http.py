@@ -163,7 +163,7 @@ class Http:
         body: Body | None = None,
         downgrade: bool = False,
     ) -> AsyncIterator[Response]:
-        """One exchange: redirects followed, a 401 or 403 once answered by `authorizer`; any status comes back.
+        """One exchange: redirects followed, a 401 or 403 once put to `authorizer`; any status comes back.
 
         `verify` False trusts any certificate. `downgrade` allows a redirect from https to http, right where
         bytes are verified by digest. TransientError, TlsError, TransportError; AuthError (authorizer).

@@ -1,4 +1,4 @@
-"""How an exchange over HTTP fails, in our words, and which failures are worth another try. Fetch loop only."""
+"""How an exchange over HTTP fails, in our words; which failures are worth another try. Fetch loop only."""
 
 import asyncio
 import contextlib
