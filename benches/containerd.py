@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches.cache import cache_dir, once
+from benches.cache import cache_dir, once, remove_tree
 from benches.commands import CommandFailed, find_program, run
 
 _CONFIG = """\
@@ -96,6 +96,7 @@ def _unpack_newer(into: Path) -> None:
     run("apt-get", *flags, "update")
     run("apt-get", *flags, "download", "stargz-snapshotter", cwd=apt)
     run("dpkg", "-x", next(apt.glob("*.deb")), into)
+    remove_tree(apt)
 
 
 def _archive() -> str:

@@ -47,7 +47,7 @@ def ask_crfs(place: Setting, tag: str, samples: Samples) -> None:
     with place.crfs(_IMAGE, tag) as mount:
         timed("ls", mount.path)
         listed = time.perf_counter() - begun
-        _count(samples, "cold_ls", place.link.take())
+        _count(samples, "cold_ls", must_be_cold(place.link.take()))
         imported = import_numpy(mount)
         _count(samples, "cold_import", place.link.take())
         samples.add("crfs", cold_ls_s=listed, cold_import_s=imported, cold_total_s=listed + imported)
@@ -79,10 +79,14 @@ def import_numpy(mount: Mount) -> float:
     return seconds
 
 
-def _count(samples: Samples, what: str, counts: Counts) -> None:
-    """Keep what crossed the link, which must be something where nothing was here before."""
+def must_be_cold(counts: Counts) -> Counts:
+    """Raises ValueError where a first mount fetched nothing: then something of the image was here before."""
     if not counts.bytes_down:
-        raise ValueError(f"{what} fetched nothing: it wasn't cold")
+        raise ValueError("nothing crossed the link, so the mount wasn't cold")
+    return counts
+
+
+def _count(samples: Samples, what: str, counts: Counts) -> None:
     samples.add("crfs", **{f"{what}_requests": len(counts.requests), f"{what}_bytes": counts.bytes_down})
 
 
