@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -29,8 +29,8 @@ MAX_REDIRECTS = 10
 ERROR_BODY_MAX = 64 << 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-# bytes, or what makes a fresh iterator over the bytes for each time they are sent
-Body = bytes | Callable[[], AsyncIterator[bytes]]
+# bytes, or what opens a fresh file for each time that the bytes are sent
+Body = bytes | Callable[[], BinaryIO]
 _T = TypeVar("_T")
 
 
@@ -49,6 +49,17 @@ class Limits:
     def span_seconds(self, size: int) -> float:
         """How long one attempt at `size` bytes may take in all, even while bytes keep trickling in."""
         return self.read_seconds + size / self.min_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent to each place that an exchange leads to; only there, Authorization is added."""
+
+    method: str
+    headers: Mapping[str, str]
+    body: Body | None
+    verify: bool
+    read_seconds: float
 
 
 class Authorizer(Protocol):
@@ -138,13 +149,13 @@ class Http:
         if session is not None:
             await session.close()
 
-    def retries(self) -> Retries:
-        """A fresh count of failures for one operation."""
-        return Retries(self.retry, self.stats)
+    def retries(self, policy: RetryPolicy | None = None) -> Retries:
+        """A fresh count of failures for one operation; the policy is this session's unless another is given."""
+        return Retries(policy or self.retry, self.stats)
 
-    async def retrying(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+    async def retrying(self, attempt: Callable[[], Awaitable[_T]], policy: RetryPolicy | None = None) -> _T:
         """What `attempt` returns, tried again after each TransientError until the policy gives up."""
-        retries = self.retries()
+        retries = self.retries(policy)
         while True:
             try:
                 return await attempt()
@@ -162,34 +173,49 @@ class Http:
         verify: bool = True,
         body: Body | None = None,
         downgrade: bool = False,
+        stay: bool = False,
+        read_seconds: float | None = None,
     ) -> AsyncIterator[Response]:
         """One exchange: redirects followed, a 401 or 403 once put to `authorizer`; any status comes back.
 
         `verify` False trusts any certificate. `downgrade` allows a redirect from https to http, right where
-        bytes are verified by digest. TransientError, TlsError, TransportError; AuthError (authorizer).
+        bytes are verified by digest; `stay` refuses redirects to another origin. `read_seconds` is how long
+        the server may be silent, where that is not `Limits.read_seconds`.
+        TransientError, TlsError, TransportError; AuthError from the authorizer.
         """
-        exchange = _Exchange(self, method, headers or {}, verify, body, downgrade)
+        request = Request(method, headers or {}, body, verify, read_seconds or self.limits.read_seconds)
+        exchange = _Exchange(self, request, downgrade, stay)
         raw, moved = await exchange.run(target_url(url), authorizer)
         try:
             yield Response(raw, method, moved, self.stats)
         finally:
             raw.release()  # drops the connection where the body was not read to its end
 
-    async def send(
-        self, method: str, url: URL, headers: Mapping[str, str], verify: bool, body: Body | None
-    ) -> aiohttp.ClientResponse:
+    async def send(self, request: Request, url: URL, authorization: str | None) -> aiohttp.ClientResponse:
         """One request, one answer, nothing followed; the caller releases it."""
         self.stats.requests += 1
-        with translated(describe(method, url)):
+        headers = dict(request.headers)
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        with translated(describe(request.method, url)):
             return await self._open_session().request(
-                method,
+                request.method,
                 url,
                 headers=headers,
-                data=body() if callable(body) else body,
+                data=request.body() if callable(request.body) else request.body,
                 allow_redirects=False,
-                ssl=self._tls.context(authority(url), verify) if url.scheme == "https" else True,
+                ssl=self._tls.context(authority(url), request.verify) if url.scheme == "https" else True,
                 proxy=find_proxy(url),
+                timeout=self._timeout(request.read_seconds),
             )
+
+    def _timeout(self, read_seconds: float) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None,
+            connect=self.limits.pool_seconds,
+            sock_connect=self.limits.connect_seconds,
+            sock_read=read_seconds,
+        )
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -200,12 +226,7 @@ class Http:
                     limit_per_host=limits.per_host,
                     keepalive_timeout=limits.keepalive_seconds,
                 ),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=limits.pool_seconds,
-                    sock_connect=limits.connect_seconds,
-                    sock_read=limits.read_seconds,
-                ),
+                timeout=self._timeout(limits.read_seconds),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 auto_decompress=False,
@@ -219,11 +240,9 @@ class _Exchange:
     """One `Http.open` under way."""
 
     http: Http
-    method: str
-    headers: Mapping[str, str]
-    verify: bool
-    body: Body | None
+    request: Request
     downgrade: bool
+    stay: bool
 
     async def run(self, start: URL, authorizer: Authorizer | None) -> tuple[aiohttp.ClientResponse, bool]:
         """The first answer that is no redirect and no curable refusal; whether its origin is another."""
@@ -232,7 +251,7 @@ class _Exchange:
         for _ in range(MAX_REDIRECTS + 2):
             moved = url.origin() != start.origin()
             sent = await authorizer.authorization() if authorizer and not moved else None
-            raw = await self._send(url, sent)
+            raw = await self.http.send(self.request, url, sent)
             if raw.status in _REDIRECTS and "Location" in raw.headers:
                 await _drain(raw)
                 url = self._redirected(url, raw)
@@ -243,13 +262,9 @@ class _Exchange:
                 await _drain(raw)
             else:
                 return raw, moved
-        raise TransportError(f"{describe(self.method, start)}: redirected more than {MAX_REDIRECTS} times")
-
-    async def _send(self, url: URL, authorization: str | None) -> aiohttp.ClientResponse:
-        headers = dict(self.headers)
-        if authorization is not None:
-            headers["Authorization"] = authorization
-        return await self.http.send(self.method, url, headers, self.verify, self.body)
+        raise TransportError(
+            f"{describe(self.request.method, start)}: redirected more than {MAX_REDIRECTS} times"
+        )
 
     async def _renewed(self, raw: aiohttp.ClientResponse, authorizer: Authorizer, sent: str | None) -> bool:
         try:
@@ -260,7 +275,7 @@ class _Exchange:
 
     def _redirected(self, url: URL, raw: aiohttp.ClientResponse) -> URL:
         """Where the redirect leads; TransportError for places it must not lead to."""
-        what = describe(self.method, url)
+        what = describe(self.request.method, url)
         try:
             target = url.join(target_url(raw.headers["Location"]))
         except ValueError as error:
@@ -268,9 +283,11 @@ class _Exchange:
         shown = mask_url(str(target))
         if target.scheme not in ("http", "https") or not target.host:
             raise TransportError(f"{what}: redirected to {shown!r}, which is no http or https URL")
+        if self.stay and target.origin() != url.origin():
+            raise TransportError(f"{what}: refusing the redirect to {shown!r}, which is another server")
         if (url.scheme, target.scheme) == ("https", "http") and not self.downgrade:
             raise TransportError(f"{what}: refusing the redirect from https to {shown!r}")
-        if self.method not in ("GET", "HEAD") and raw.status not in (307, 308):
+        if self.request.method not in ("GET", "HEAD") and raw.status not in (307, 308):
             raise TransportError(f"{what}: a redirect ({raw.status}) to {shown!r} would lose the body")
         return target.with_user(None)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crfs.blobs.http import Http, Response
-from crfs.blobs.transport import TransientError, translated
+from crfs.blobs.transport import RetryPolicy, TransientError, translated
 from crfs.errors import TransportError
 
 logger = logging.getLogger(__name__)
@@ -52,14 +52,27 @@ def parse_content_range(text: str | None) -> ContentRange | None:
 
 
 class HttpResource:
-    """`size` in bytes, where it is known beforehand. `pinned`: a change of the ETag is an error."""
+    """`size` in bytes, where it is known beforehand. `pinned`: a change of the ETag is an error.
 
-    def __init__(self, http: Http, name: str, opener: Opener, size: int | None, pinned: bool = False) -> None:
+    `retry` is the policy where it is not the session's.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        name: str,
+        opener: Opener,
+        size: int | None,
+        *,
+        pinned: bool = False,
+        retry: RetryPolicy | None = None,
+    ) -> None:
         self._http = http
         self._name = name
         self._open = opener
         self._size = size
         self._pinned = pinned
+        self._retry = retry
         self._etag: str | None = None
         self._warned = False
 
@@ -70,7 +83,7 @@ class HttpResource:
         if self._size is not None and end > self._size:
             raise TransportError(f"{self._name}: asked for bytes up to {end} of {self._size}")
         found = bytearray()
-        retries = self._http.retries()
+        retries = self._http.retries(self._retry)
         while len(found) < end - start:
             before = len(found)
             try:
@@ -84,17 +97,17 @@ class HttpResource:
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """The last min(size, total) bytes and the total; see `Blob.fetch_tail`."""
         if self._size is None:
-            found = await self._http.retrying(lambda: self._fetch_suffix(max(size, 1)))
+            found = await self._http.retrying(lambda: self._fetch_suffix(max(size, 1)), self._retry)
             if found is not None:
                 return found[len(found) - min(size, len(found)) :], self._known_size()
         total = self._known_size()
         start = max(0, total - size)
         return await self.fetch_range(start, total), total
 
-    async def iter_body(self) -> AsyncGenerator[bytes, None]:
-        """Everything in order; see `Blob.iter_body`."""
-        position = failed_at = 0
-        retries = self._http.retries()
+    async def iter_body(self, start: int = 0) -> AsyncGenerator[bytes, None]:
+        """Everything from `start` on, in order; see `Blob.iter_body`."""
+        position = failed_at = start
+        retries = self._http.retries(self._retry)
         while self._size is None or position < self._size:
             try:
                 async with contextlib.aclosing(self._iter_from(position, None)) as pieces:

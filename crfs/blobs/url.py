@@ -1,22 +1,16 @@
 """A single layer blob on a web server (`https://`, `http://`). Fetch loop only."""
 
-import base64
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 
+from crfs.blobs.basic import BasicAuthorizer
 from crfs.blobs.http import Http, Response
 from crfs.blobs.resource import HttpResource
-from crfs.errors import AuthError
 from crfs.formats.reference import UrlSource
 
 
-def basic_header(username: str, password: str) -> str:
-    """The Authorization header of HTTP Basic (RFC 7617), in UTF-8."""
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
-
-
 class UrlBlob:
-    """The resource at a URL. The URL's own userinfo is all that is ever sent as credentials, to its origin."""
+    """The resource at a URL. The only credentials ever sent are the URL's own userinfo, to its origin."""
 
     def __init__(
         self, source: UrlSource, http: Http, *, size: int | None = None, verify: bool = True
@@ -24,7 +18,9 @@ class UrlBlob:
         self._source = source
         self._http = http
         self._verify = verify
-        self._authorizer = _UrlAuthorizer(source) if source.username is not None else None
+        self._authorizer = None
+        if source.username is not None:
+            self._authorizer = BasicAuthorizer(source.username, source.password or "")
         # nothing names the bytes by digest: another ETag would be another blob
         self._resource = HttpResource(http, str(source), self._open, size, pinned=True)
 
@@ -56,17 +52,3 @@ class UrlBlob:
             verify=self._verify,
             downgrade=not self._verify,
         )
-
-
-class _UrlAuthorizer:
-    """The URL's userinfo as HTTP Basic, sent unasked as curl does."""
-
-    def __init__(self, source: UrlSource) -> None:
-        self._header = basic_header(source.username or "", source.password or "")
-        self._name = str(source)
-
-    async def authorization(self) -> str | None:
-        return self._header
-
-    async def renew(self, status: int, challenges: Sequence[str], sent: str | None) -> bool:
-        raise AuthError(f"{self._name}: the server refuses the URL's user name and password ({status})")
