@@ -7,7 +7,8 @@ from decimal import Decimal, InvalidOperation
 from crfs.errors import FormatError
 from crfs.formats.toc import TocEntry
 
-_XATTR = "SCHILY.xattr."
+# the prefix of PAX records that hold extended attributes
+XATTR_RECORD = "SCHILY.xattr."
 # what tarfile makes anew from a header's attributes, and what describes sparse data, which is written in full
 _DERIVED = ("path", "linkpath", "size", "uid", "gid", "uname", "gname", "hdrcharset", "GNU.sparse.")
 _EPOCH = datetime(1970, 1, 1)
@@ -95,11 +96,18 @@ def describe(info: tarfile.TarInfo, names: OwnerNames) -> WrittenEntry:
     )
 
 
+def set_mtime(info: tarfile.TarInfo, ns: int) -> None:
+    """Give a header a time in nanoseconds, of which TarInfo itself has only the seconds."""
+    info.mtime = ns // 1_000_000_000
+    if ns % 1_000_000_000:
+        info.pax_headers = {**info.pax_headers, "mtime": f"{Decimal(ns) / 1_000_000_000:f}"}
+
+
 def _xattrs(info: tarfile.TarInfo) -> dict[str, bytes] | None:
     found = {
-        _text(info, key.removeprefix(_XATTR)): value.encode("utf-8", "surrogateescape")
+        _text(info, key.removeprefix(XATTR_RECORD)): value.encode("utf-8", "surrogateescape")
         for key, value in info.pax_headers.items()
-        if key.startswith(_XATTR)
+        if key.startswith(XATTR_RECORD)
     }
     return found or None
 

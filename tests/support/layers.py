@@ -7,13 +7,13 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 from hypothesis import strategies as st
 
 from crfs.convert.entries import TarEntry
 from crfs.convert.estargz import ConvertedLayer, Options, write_estargz
+from crfs.convert.headers import set_mtime
 
 # 2024-01-02 03:04:05 UTC
 MTIME_NS = 1_704_164_645 * 10**9
@@ -48,11 +48,8 @@ class Entry(_Attributes):
         info = tarfile.TarInfo(self.name)
         info.mode, info.uid, info.gid = self.mode, self.uid, self.gid
         info.uname, info.gname = self.uname, self.gname
-        info.mtime, fraction = divmod(self.mtime_ns, 10**9)
-        records = {f"SCHILY.xattr.{name}": _text(value) for name, value in self.xattrs.items()}
-        if fraction:
-            records["mtime"] = f"{self.mtime_ns / Decimal(10**9)}"
-        info.pax_headers = records
+        info.pax_headers = {f"SCHILY.xattr.{name}": _text(value) for name, value in self.xattrs.items()}
+        set_mtime(info, self.mtime_ns)
         return info
 
     def payload(self) -> bytes:

@@ -1,0 +1,89 @@
+"""Files on disk as the entries of a layer. Blocking I/O; one thread at a time.
+
+Sockets are left out, as tar does. Of a file that grows while it is read, what was there when it was listed is
+taken; one that shrinks is an error.
+"""
+
+import errno
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+
+from crfs.convert.entries import TarEntry
+from crfs.convert.headers import XATTR_RECORD, set_mtime
+
+_TYPES = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFCHR: tarfile.CHRTYPE,
+    stat.S_IFBLK: tarfile.BLKTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
+
+
+class TreeReader:
+    """Turns paths into entries; remembers inodes, so that the second name of one becomes a hard link."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], str] = {}
+
+    def iter_tree(self, root: str, name: str) -> Iterator[TarEntry]:
+        """The directory `root` as `name` of the layer, and all below it, names sorted; OSError.
+
+        Symbolic links are kept, but `root` may be one to a directory. A `name` of "." is the layer's root.
+        """
+        yield from self._entries(os.path.realpath(root), name)
+
+    def _entries(self, path: str, name: str) -> Iterator[TarEntry]:
+        entry = self.find_entry(path, name)
+        if entry is None:
+            return
+        yield entry
+        if entry.info.isdir():
+            for child in sorted(os.listdir(path)):
+                yield from self._entries(os.path.join(path, child), f"{name}/{child}")
+
+    def find_entry(self, path: str, name: str) -> TarEntry | None:
+        """The one file `path`, not followed, as `name` of the layer; None for a socket; OSError."""
+        status = os.lstat(path)
+        kind = _TYPES.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            return None
+        info = _header(status, name)
+        info.type = kind
+        first = self._seen.setdefault((status.st_dev, status.st_ino), name) if status.st_nlink > 1 else name
+        if first != name and kind != tarfile.DIRTYPE:
+            info.type, info.linkname = tarfile.LNKTYPE, first
+            return TarEntry(info)
+        info.pax_headers = {**info.pax_headers, **_xattrs(path)}
+        if kind == tarfile.SYMTYPE:
+            info.linkname = os.readlink(path)
+        elif kind == tarfile.REGTYPE:
+            info.size = status.st_size
+            return TarEntry(info, lambda: open(path, "rb"))  # the writer closes it
+        return TarEntry(info)
+
+
+def _header(status: os.stat_result, name: str) -> tarfile.TarInfo:
+    """What all types have, but for the names of owners: they mean something only where the tree came from."""
+    info = tarfile.TarInfo(name)
+    info.mode = stat.S_IMODE(status.st_mode)
+    info.uid, info.gid = status.st_uid, status.st_gid
+    set_mtime(info, status.st_mtime_ns)
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        info.devmajor, info.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
+    return info
+
+
+def _xattrs(path: str) -> dict[str, str]:
+    """PAX records of the extended attributes; none where the file system has none."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+    values = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+    return {XATTR_RECORD + name: value.decode("utf-8", "surrogateescape") for name, value in values.items()}
