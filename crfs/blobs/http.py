@@ -150,7 +150,7 @@ class Http:
             await session.close()
 
     def retries(self, policy: RetryPolicy | None = None) -> Retries:
-        """A fresh count of failures for one operation; the policy is this session's unless another is given."""
+        """A fresh count of failures for one operation; by default under this session's policy."""
         return Retries(policy or self.retry, self.stats)
 
     async def retrying(self, attempt: Callable[[], Awaitable[_T]], policy: RetryPolicy | None = None) -> _T:
