@@ -57,7 +57,7 @@ class RegistryImage:
         return await first_of(self._order, fetch)
 
     def open_blob(self, descriptor: Descriptor) -> "RegistryBlob":
-        """See `ImageSource.open_blob`; `urls` come before the registry if the layer is foreign, else after."""
+        """See `ImageSource.open_blob`; a foreign layer's `urls` come before the registry, else after it."""
         name = f"{self._reference.name}@{descriptor.digest}"
         own = [self._open_resource(number, descriptor) for number in self._order]
         urls = [url for url in descriptor.urls if url.startswith(("https://", "http://"))]
@@ -183,7 +183,7 @@ class _ManifestFetch:
 
 
 class _BlobOpener:
-    """Asks a registry for one blob; keeps the place (a presigned URL) that it redirects to until that fails."""
+    """Asks a registry for one blob, and keeps the place that it redirects to (presigned) until that fails."""
 
     def __init__(self, access: Access, endpoint: RegistryEndpoint, digest: str) -> None:
         self._http = access.http
