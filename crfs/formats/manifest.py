@@ -99,10 +99,10 @@ class _IndexJson(msgspec.Struct):
 class _ProbeJson(msgspec.Struct, rename="camel"):
     schema_version: int | None = None
     media_type: str | None = None
-    config: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
-    manifests: msgspec.Raw | None = None
-    fs_layers: msgspec.Raw | None = None
+    config: msgspec.Raw = msgspec.Raw()
+    layers: msgspec.Raw = msgspec.Raw()
+    manifests: msgspec.Raw = msgspec.Raw()
+    fs_layers: msgspec.Raw = msgspec.Raw()
 
 
 class _RootfsJson(msgspec.Struct):
@@ -118,8 +118,8 @@ class _ContainerJson(msgspec.Struct, rename="pascal"):
     env: list[str] | None = None
     labels: dict[str, str] | None = None
     stop_signal: str | None = None
-    volumes: dict[str, msgspec.Raw] | None = None
-    exposed_ports: dict[str, msgspec.Raw] | None = None
+    volumes: dict[str, object] | None = None
+    exposed_ports: dict[str, object] | None = None
 
 
 class _ConfigJson(msgspec.Struct, rename={"os_version": "os.version"}):
@@ -144,11 +144,11 @@ def parse_manifest(body: bytes, media_type: str | None = None) -> Manifest | Ima
     if len(body) > MANIFEST_MAX:
         raise FormatError(f"the manifest is longer than {MANIFEST_MAX} bytes")
     probe = _decode(body, _ProbeJson, "manifest")
-    if probe.fs_layers is not None or probe.schema_version == 1:
+    if _is_there(probe.fs_layers) or probe.schema_version == 1:
         raise UnsupportedError(
             "the manifest is of Docker's schema 1; push the image again with a current tool"
         )
-    if probe.manifests is not None and (probe.config is not None or probe.layers is not None):
+    if _is_there(probe.manifests) and (_is_there(probe.config) or _is_there(probe.layers)):
         raise FormatError("the manifest has the fields of an image and of an index")
     kind = _manifest_kind(probe, media_type)
     if kind in mediatypes.INDEXES:
@@ -199,11 +199,15 @@ def _manifest_kind(probe: _ProbeJson, header: str | None) -> str:
         raise UnsupportedError(
             "the manifest is of Docker's schema 1; push the image again with a current tool"
         )
-    if probe.manifests is not None:
+    if _is_there(probe.manifests):
         return mediatypes.OCI_INDEX
-    if probe.config is not None:
+    if _is_there(probe.config):
         return mediatypes.OCI_MANIFEST
     raise UnsupportedError("the manifest has no media type and looks like neither an image nor an index")
+
+
+def _is_there(raw: msgspec.Raw) -> bool:
+    return bytes(raw) not in (b"", b"null")
 
 
 def _parse_image(body: bytes, kind: str) -> Manifest:
