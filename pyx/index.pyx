@@ -177,23 +177,49 @@ cdef class Tree:
             inode = parent
         return b"/".join(reversed(parts))
 
-    def cover(self, uint64_t inode, uint64_t off, uint64_t size):
-        """Ids of the chunks that hold some of the file's bytes [off, off + size), in their order."""
-        cdef const Inode *at = self.get(inode)
-        cdef uint32_t low = at.first, high = low + at.count, end = high, middle
-        cdef list found = []
-        if at.mode & S_IFMT != S_IFREG:
-            raise ValueError(f"inode {inode} is no regular file")
+    cdef uint32_t first_at(self, const Inode *at, uint64_t off) noexcept nogil:
+        """The place in the table of a file's first chunk that ends behind `off`."""
+        cdef uint32_t low = at.first, high = low + at.count, middle
         while low < high:
             middle = low + (high - low) // 2
             if self.chunk_table[middle].file_off + self.chunk_table[middle].size > off:
                 high = middle
             else:
                 low = middle + 1
-        while low < end and self.chunk_table[low].file_off < off + size:
-            found.append(low)
-            low += 1
+        return low
+
+    def cover(self, uint64_t inode, uint64_t off, uint64_t size):
+        """(chunk, start, end) for the file's bytes [off, off + size), cut at its end: where in which chunk they lie.
+
+        A hole is a chunk of -1. The lengths of all add up to what a read returns.
+        """
+        cdef const Inode *at = self.get(inode)
+        cdef uint64_t end, until
+        cdef uint32_t i, last = at.first + at.count
+        cdef const Chunk *chunk
+        cdef list found = []
+        if at.mode & S_IFMT != S_IFREG:
+            raise ValueError(f"inode {inode} is no regular file")
+        if off >= at.size:
+            return found
+        end = off + min(size, at.size - off)
+        i = self.first_at(at, off)
+        while off < end:
+            chunk = &self.chunk_table[i] if i < last else NULL
+            if chunk == NULL or chunk.file_off > off:
+                until = end if chunk == NULL else min(end, chunk.file_off)
+                found.append((-1, 0, until - off))
+            else:
+                until = min(end, chunk.file_off + chunk.size)
+                found.append((i, off - chunk.file_off, until - chunk.file_off))
+                i += 1
+            off = until
         return found
+
+    def file_chunks(self, uint64_t inode, uint32_t chunk, uint32_t limit):
+        """Ids of a file's chunks from `chunk` on, `limit` at most."""
+        cdef const Inode *at = self.get(inode)
+        return list(range(max(chunk, at.first), min(chunk + limit, at.first + at.count)))
 
     cdef const Chunk *get_chunk(self, uint32_t chunk) except NULL:
         if chunk >= self.header.chunks:

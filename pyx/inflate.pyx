@@ -54,7 +54,8 @@ cdef bytes _stream(const Py_buffer *src, size_t size):
     """The slow way, for a member whose size is far from what its trailer or index suggests."""
     decoder = zlib.decompressobj(31)
     try:
-        data = decoder.decompress(<bytes>(<const char *>src.buf)[:src.len], size)
+        # a limit of 0 would mean none
+        data = decoder.decompress(<bytes>(<const char *>src.buf)[:src.len], size if size else 1)
     except zlib.error as error:
         raise FormatError(f"a compressed member is damaged: {error}") from error
     if <size_t>len(data) < size:
@@ -84,7 +85,9 @@ cdef bytes _inflate(const Py_buffer *src, size_t size, const char *digest):
     if status == LIBDEFLATE_INSUFFICIENT_SPACE:
         result = _stream(src, size)
         if digest != NULL:
-            matches = _matches(PyBytes_AS_STRING(result), size, digest)
+            out = PyBytes_AS_STRING(result)
+            with nogil:
+                matches = _matches(out, size, digest)
     elif status != LIBDEFLATE_SUCCESS:
         raise FormatError("a compressed member is damaged")
     elif written < size:
@@ -98,7 +101,8 @@ def inflate(src, size_t size, bytes digest=None):
     """The first `size` bytes of the gzip member that `src` begins with; `digest` is their SHA-256 (32 bytes).
 
     Never more than `size` plus 1 MiB is allocated. FormatError if the member is damaged or shorter,
-    DigestMismatch if the bytes are not those that `digest` names.
+    DigestMismatch if the bytes are not those that `digest` names. Of a member that holds over 1 MiB more, the
+    rest and its checksum are not looked at, so that only `digest` tells whether the bytes are right.
     """
     cdef Py_buffer view
     cdef const char *expected = NULL

@@ -15,16 +15,23 @@ cdef uint32_t S_IFMT = 0o170000
 cdef uint32_t S_IFDIR = 0o040000
 cdef uint32_t S_IFREG = 0o100000
 cdef uint32_t S_IFLNK = 0o120000
+cdef uint32_t S_IFCHR = 0o020000
+cdef uint32_t S_IFBLK = 0o060000
+cdef uint32_t S_IFIFO = 0o010000
+cdef uint32_t S_IFSOCK = 0o140000
 cdef uint32_t MAX_DEPTH = 2048
+cdef Py_ssize_t MARK_LENGTH = 4
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 62
 
 
 def clean_path(path):
     """`path` as a path below the root: no empty, `.` or `..` component, no slash at either end; b"" is the root.
 
-    `..` never climbs above the root. FormatError for a name over 255 bytes, a NUL, or 2,048 levels.
+    `..` never climbs above the root. FormatError for a name over 255 bytes, a NUL, or more than 2,048 levels; a
+    whiteout's own name may have the 4 bytes of its mark on top.
     """
     cdef list parts = []
+    cdef Py_ssize_t limit
     for part in (<bytes?>path).split(b"/"):
         if part == b"" or part == b".":
             continue
@@ -32,9 +39,13 @@ def clean_path(path):
             if parts:
                 parts.pop()
             continue
-        if len(part) > NAME_LIMIT or b"\0" in part:
+        if b"\0" in part:
             raise FormatError(f"{path!r} has a name that no file can have")
         parts.append(part)
+    for at, part in enumerate(parts, 1):
+        limit = NAME_LIMIT + (MARK_LENGTH if at == len(parts) and part.startswith(b".wh.") else 0)
+        if len(part) > limit:
+            raise FormatError(f"{path!r} has a name that no file can have")
     if len(parts) > MAX_DEPTH:
         raise FormatError(f"{path[:80]!r}... is nested {len(parts)} levels deep")
     return b"/".join(parts)
@@ -71,6 +82,12 @@ cdef int64_t _days(int64_t year, int64_t month, int64_t day) noexcept nogil:
     return era * 146097 + year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year - 719468
 
 
+cdef int _month_days(int year, int month) noexcept nogil:
+    if month == 2:
+        return 29 if (year % 4 == 0 and year % 100 != 0) or year % 400 == 0 else 28
+    return 30 if month in (4, 6, 9, 11) else 31
+
+
 cdef inline int _number(const unsigned char *text, int count) noexcept nogil:
     """`count` decimal digits as a number; -1 if one is none."""
     cdef int value = 0, i
@@ -82,7 +99,10 @@ cdef inline int _number(const unsigned char *text, int count) noexcept nogil:
 
 
 def parse_time(text):
-    """An RFC 3339 time as ns since 1970; 0 for "" and for times that no int64 of ns holds; else FormatError."""
+    """An RFC 3339 time as ns since 1970, cut to whole ns; 0 for "" and for times that no int64 of ns holds.
+
+    FormatError for what is no such time.
+    """
     cdef bytes raw = text.encode()
     cdef const unsigned char *at = raw
     cdef Py_ssize_t length = len(raw)
@@ -97,7 +117,11 @@ def parse_time(text):
     hour, minute, second = _number(at + 11, 2), _number(at + 14, 2), _number(at + 17, 2)
     if min(year, month, day, hour, minute, second) < 0 or not 1 <= month <= 12:
         raise FormatError(f"{text!r} is no time")
-    if at[pos] == 46:
+    if not 1 <= day <= _month_days(year, month) or hour > 23 or minute > 59 or second > 60:
+        raise FormatError(f"{text!r} is no time")
+    if at[4] != 45 or at[7] != 45 or at[10] not in (84, 116) or at[13] != 58 or at[16] != 58:
+        raise FormatError(f"{text!r} is no time")
+    if at[pos] == 46 and 48 <= at[pos + 1] <= 57:
         pos += 1
         while pos < length and 48 <= at[pos] <= 57:
             nanos += (at[pos] - 48) * scale
@@ -106,12 +130,12 @@ def parse_time(text):
     seconds = _days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
     if pos < length and (at[pos] == 43 or at[pos] == 45):
         zone_hour, zone_minute = -1, -1
-        if length == pos + 6:
+        if length == pos + 6 and at[pos + 3] == 58:
             zone_hour, zone_minute = _number(at + pos + 1, 2), _number(at + pos + 4, 2)
-        if zone_hour < 0 or zone_minute < 0:
+        if not 0 <= zone_hour <= 23 or not 0 <= zone_minute <= 59:
             raise FormatError(f"{text!r} has no time zone")
         seconds += (zone_hour * 3600 + zone_minute * 60) * (-1 if at[pos] == 43 else 1)
-    elif pos != length - 1 or at[pos] != 90:
+    elif pos != length - 1 or at[pos] not in (90, 122):
         raise FormatError(f"{text!r} has no time zone")
     if not -9223372036 < seconds < 9223372036:
         return 0
@@ -147,11 +171,14 @@ cdef class LayerIndex:
         cdef Record record
         cdef bytes name
         assert not self.sealed
+        if mode & S_IFMT not in (S_IFDIR, S_IFREG, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
+            raise FormatError(f"{path!r} has no type")
         path = _cleaned(path)
         name = path[path.rfind(b"/") + 1:]
         if name.startswith(b".wh."):
             self._add_mark(path, name)
             return
+        self.in_mark = False
         record.kind = KIND_NODE
         record.path_off, record.path_len = self._put(path), <uint32_t>len(path)
         record.mode, record.uid, record.gid, record.rdev = mode, uid, gid, rdev
@@ -175,6 +202,7 @@ cdef class LayerIndex:
     def _add_mark(self, bytes path, bytes name):
         cdef Record record
         cdef bytes parent = path[:-len(name)].rstrip(b"/")
+        self.in_mark = True
         record.size, record.mtime_ns, record.link_off, record.xattr_off = 0, 0, 0, 0
         record.link_len, record.xattr_len, record.mode, record.uid, record.gid = 0, 0, 0, 0, 0
         record.rdev, record.chunk_first, record.chunk_count = 0, 0, 0
@@ -198,6 +226,7 @@ cdef class LayerIndex:
         if path[path.rfind(b"/") + 1:].startswith(b".wh."):
             self._add_mark(path, path[path.rfind(b"/") + 1:])
             return
+        self.in_mark = False
         record.kind = KIND_HARDLINK
         record.path_off, record.path_len = self._put(path), <uint32_t>len(path)
         record.link_off, record.link_len = self._put(target), <uint32_t>len(target)
@@ -212,11 +241,11 @@ cdef class LayerIndex:
         cdef Record *owner
         cdef uint64_t end = 0
         cdef bytes raw
+        if self.in_mark:
+            return
         if self.records.empty():
             raise FormatError("a chunk comes before any file")
         owner = &self.records.back()
-        if owner.kind in (KIND_WHITEOUT, KIND_OPAQUE):
-            return
         if owner.kind != KIND_NODE or owner.mode & S_IFMT != S_IFREG:
             raise FormatError("a chunk belongs to what is no regular file")
         if owner.chunk_count:

@@ -108,13 +108,19 @@ cdef class PageCache:
                 self.attach(at)
         self.lock.unlock()
 
+    cdef int check(self, uint64_t key) except -1:
+        if key >> (64 - PAGE_BITS):
+            raise OverflowError(f"{key} is no chunk's key")
+        return 0
+
     def insert(self, uint64_t key, data):
-        """Keep a chunk's bytes; one of more than half of the budget is not kept."""
+        """Keep a chunk's bytes; one of more than half of the budget is not kept. Keys are below 2**40."""
         cdef Py_buffer view
         cdef size_t off = 0, size
+        self.check(key)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if <size_t>view.len > self.pages.size() * self.page_size // 2:
+            if <size_t>view.len > min(self.pages.size() * self.page_size // 2, self.page_size << PAGE_BITS):
                 return
             with nogil:
                 while off < <size_t>view.len:
@@ -148,6 +154,9 @@ cdef class PageCache:
         """The chunk's bytes [off, off + size), or None unless all of them are here."""
         cdef size_t done = 0, within, step
         cdef bint found = True
+        self.check(key)
+        if off > self.page_size << PAGE_BITS or size > (self.page_size << PAGE_BITS) - off:
+            return None
         result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
         cdef char *out = PyBytes_AS_STRING(result)
         with nogil:

@@ -31,31 +31,37 @@ cdef uint32_t S_IFREG = 0o100000
 cdef uint32_t S_IFLNK = 0o120000
 cdef int32_t NONE = -1
 cdef int SYMLINKS_MAX = 40
+cdef uint32_t NAME_LIMIT = 255
+cdef uint32_t MAX_DEPTH = 2048
 
 cdef enum Status:
     OK = 0
     DANGLING = 1
     LOOP = 2
     LINK_TO_DIRECTORY = 3
+    NO_PATH = 4
 
 
-# a name under construction; dead ones have node NONE
+# a name under construction; dead ones have node NONE. `waiting` is its place among the hard links that wait
 cdef struct Name:
     const char *text
     uint32_t length
     int32_t parent
     int32_t node
     int32_t next
+    int32_t waiting
     uint32_t stamp
 
 
-# an object under construction; `record` is NULL for an implied directory
+# an object under construction; `record` is NULL for an implied directory, and a hard link's own for an object
+# that is yet to come
 cdef struct Node:
     const Record *record
     const LayerSlice *layer
     int32_t first
     int32_t dentry
     uint32_t nlink
+    uint32_t depth
 
 
 cdef struct LayerSlice:
@@ -66,16 +72,30 @@ cdef struct LayerSlice:
     uint32_t number
 
 
-# a hard link whose target is yet to come; `lower` is the node that the target was at its turn, or NONE
+# a hard link whose target this layer had not brought at its turn, and the name that it got meanwhile
 cdef struct Waiting:
     const Record *record
-    int32_t lower
+    int32_t name
+    bint visited
 
 
-# where a walk ended: a node (or name), or NONE
+# where a walk ended: the deepest directory that is there
 cdef struct Walk:
     int32_t node
     int status
+
+
+# one component of a path
+cdef struct Step:
+    const char *text
+    uint32_t length
+
+
+cdef uint32_t _parent_length(const char *path, uint32_t length) noexcept nogil:
+    """How much of a clean path comes before its last name."""
+    while length and path[length - 1] != 47:
+        length -= 1
+    return length
 
 
 cdef uint32_t _mode(const Node *node) noexcept nogil:
@@ -90,9 +110,13 @@ cdef class _Merger:
     cdef unordered_map[uint64_t, int32_t] table
     cdef vector[int32_t] table_next
     cdef uint32_t layer
+    # of the walk in progress: what it did not find, and how many symbolic links it may yet follow
+    cdef vector[Step] missing
+    cdef int links_left
+    cdef vector[Waiting] waiting
 
     def __cinit__(self):
-        self.nodes.push_back(Node(NULL, NULL, NONE, NONE, 1))
+        self.nodes.push_back(Node(NULL, NULL, NONE, NONE, 1, 0))
 
     # names of one hash are chained through table_next, which grows beside `names`
     cdef uint64_t hash(self, int32_t parent, const char *text, uint32_t length) noexcept nogil:
@@ -122,10 +146,11 @@ cdef class _Merger:
         cdef uint64_t key = self.hash(parent, text, length)
         self.table_next.push_back(self.bucket(key))
         self.table[key] = at
-        self.names.push_back(Name(text, length, parent, node, self.nodes[parent].first, self.layer))
+        self.names.push_back(Name(text, length, parent, node, self.nodes[parent].first, NONE, self.layer))
         self.nodes[parent].first = at
         self.nodes[node].nlink += 1
         self.nodes[node].dentry = at
+        self.nodes[node].depth = self.nodes[parent].depth + 1
         return at
 
     cdef bint is_dir(self, int32_t node) noexcept nogil:
@@ -161,41 +186,32 @@ cdef class _Merger:
             child = self.names[child].next
 
     cdef int32_t add_node(self, const Record *record, const LayerSlice *layer) noexcept nogil:
-        self.nodes.push_back(Node(record, layer, NONE, NONE, 0))
+        self.nodes.push_back(Node(record, layer, NONE, NONE, 0, 0))
         return <int32_t>self.nodes.size() - 1
 
-    cdef Walk enter(self, int32_t parent, const char *text, uint32_t length, bint create, int budget) noexcept nogil:
-        """One step down: the directory `text` in `parent`, through a symbolic link if it is one.
-
-        With `create`, what is missing or no directory is replaced by an implied one; else node is NONE.
-        """
-        cdef int32_t name = self.find(parent, text, length), node
+    cdef Walk enter(self, int32_t parent, const char *text, uint32_t length) noexcept nogil:
+        """One step down: the directory `text` in `parent`, through a symbolic link if it is one."""
+        cdef int32_t name = self.find(parent, text, length) if self.missing.empty() else NONE, node
+        if length > NAME_LIMIT:
+            return Walk(NONE, NO_PATH)
         if name != NONE:
             node = self.names[name].node
             if self.is_dir(node):
-                if create:
-                    self.names[name].stamp = self.layer
                 return Walk(node, OK)
             if _mode(&self.nodes[node]) & S_IFMT == S_IFLNK:
-                if budget == 0:
+                if self.links_left == 0:
                     return Walk(NONE, LOOP)
-                return self.follow(parent, node, create, budget - 1)
-            if not create:
-                return Walk(NONE, OK)
-            self.kill(name)
-        elif not create:
-            return Walk(NONE, OK)
-        node = self.add_node(NULL, NULL)
-        self.link(parent, text, length, node)
-        return Walk(node, OK)
+                self.links_left -= 1
+                return self.follow(parent, node)
+        self.missing.push_back(Step(text, length))
+        return Walk(parent, OK)
 
-    cdef Walk follow(self, int32_t parent, int32_t link, bint create, int budget) noexcept nogil:
+    cdef Walk follow(self, int32_t parent, int32_t link) noexcept nogil:
         cdef const Record *record = self.nodes[link].record
         cdef const char *target = self.nodes[link].layer.heap + record.link_off
-        return self.walk(0 if target[0] == 47 else parent, target, record.link_len, create, budget)
+        return self.descend(0 if target[0] == 47 else parent, target, record.link_len)
 
-    cdef Walk walk(self, int32_t start, const char *path, uint32_t length, bint create, int budget) noexcept nogil:
-        """The directory at `path` below `start`, never above the root."""
+    cdef Walk descend(self, int32_t start, const char *path, uint32_t length) noexcept nogil:
         cdef uint32_t at, begin = 0, size
         cdef Walk step = Walk(start, OK)
         for at in range(length + 1):
@@ -203,41 +219,87 @@ cdef class _Merger:
                 continue
             size = at - begin
             if size == 2 and path[begin] == 46 and path[begin + 1] == 46:
-                if step.node:
-                    step.node = self.names[self.nodes[step.node].dentry].parent
+                step.node = self.climb(step.node)
             elif size and not (size == 1 and path[begin] == 46):
-                step = self.enter(step.node, path + begin, size, create, budget)
-                if step.status != OK or step.node == NONE:
+                step = self.enter(step.node, path + begin, size)
+                if step.status != OK:
                     return step
             begin = at + 1
         return step
 
+    cdef int32_t climb(self, int32_t node) noexcept nogil:
+        if not self.missing.empty():
+            self.missing.pop_back()
+            return node
+        return self.names[self.nodes[node].dentry].parent if node else 0
+
+    cdef Walk walk(self, const char *path, uint32_t length) noexcept nogil:
+        """The deepest directory on the way to `path`, never above the root, and in `missing` the rest of the way.
+
+        Symbolic links count before `..`, and what is missing is taken for directories.
+        """
+        self.missing.clear()
+        self.links_left = SYMLINKS_MAX
+        return self.descend(0, path, length)
+
+    cdef Walk make(self, const char *path, uint32_t length) noexcept nogil:
+        """The directory at `path`, touched with its parents; what is missing or no directory becomes an implied one."""
+        cdef Walk at = self.walk(path, length)
+        cdef int32_t name, node
+        cdef size_t i
+        if at.status != OK:
+            return at
+        if self.nodes[at.node].depth + self.missing.size() >= MAX_DEPTH:
+            return Walk(NONE, NO_PATH)
+        self.touch(at.node)
+        for i in range(self.missing.size()):
+            name = self.find(at.node, self.missing[i].text, self.missing[i].length)
+            if name != NONE:
+                self.kill(name)
+            node = self.add_node(NULL, NULL)
+            self.link(at.node, self.missing[i].text, self.missing[i].length, node)
+            at.node = node
+        return at
+
+    cdef void touch(self, int32_t node) noexcept nogil:
+        # the parents of what is touched are touched
+        while node and self.names[self.nodes[node].dentry].stamp != self.layer:
+            self.names[self.nodes[node].dentry].stamp = self.layer
+            node = self.names[self.nodes[node].dentry].parent
+
     cdef int apply(self, const LayerSlice *layer, const Record *record) noexcept nogil:
-        """Lay one record over the tree."""
+        """Lay one record, which is no hard link, over the tree."""
         cdef const char *path = layer.heap + record.path_off
-        cdef uint32_t length = record.path_len, base = length
+        cdef uint32_t length = record.path_len, base = _parent_length(path, length)
         cdef Walk parent
-        while base and path[base - 1] != 47:
-            base -= 1
         if record.kind == KIND_OPAQUE:
-            parent = self.walk(0, path, length, False, SYMLINKS_MAX)
-            if parent.node != NONE:
-                self.hide_children(parent.node)
-            return parent.status
+            return self.hide_all(path, length)
+        if record.kind == KIND_WHITEOUT:
+            return self.hide_one(path, base, length)
         if length == 0:
             self.nodes[0].record, self.nodes[0].layer = record, layer
             return OK
-        parent = self.walk(0, path, base, record.kind != KIND_WHITEOUT, SYMLINKS_MAX)
-        if parent.status != OK or parent.node == NONE:
-            return parent.status
-        path, length = path + base, length - base
-        if record.kind == KIND_WHITEOUT:
-            base = <uint32_t>self.find(parent.node, path, length)
-            if <int32_t>base != NONE:
-                self.hide(<int32_t>base)
-            return OK
-        self.place(parent.node, path, length, record, layer)
-        return OK
+        parent = self.make(path, base)
+        if parent.status == OK:
+            self.place(parent.node, path + base, length - base, record, layer)
+        return parent.status
+
+    cdef int hide_all(self, const char *path, uint32_t length) noexcept nogil:
+        """What an opaque mark in the directory `path` does."""
+        cdef Walk at = self.walk(path, length)
+        if at.status == OK and self.missing.empty():
+            self.hide_children(at.node)
+        return at.status
+
+    cdef int hide_one(self, const char *path, uint32_t base, uint32_t length) noexcept nogil:
+        """What a whiteout of `path` does."""
+        cdef Walk at = self.walk(path, base)
+        cdef int32_t name
+        if at.status == OK and self.missing.empty():
+            name = self.find(at.node, path + base, length - base)
+            if name != NONE:
+                self.hide(name)
+        return at.status
 
     cdef void place(self, int32_t parent, const char *text, uint32_t length, const Record *record,
                     const LayerSlice *layer) noexcept nogil:
@@ -253,87 +315,93 @@ cdef class _Merger:
         node = self.add_node(record, layer)
         self.link(parent, text, length, node)
 
-    cdef Walk target(self, const LayerSlice *layer, const Record *record) noexcept nogil:
-        """The name (in `node`) that a hard link points to as the tree stands, or NONE."""
+    cdef int32_t target(self, const LayerSlice *layer, const Record *record) noexcept nogil:
+        """The name that a hard link points to as the tree stands, or NONE."""
         cdef const char *path = layer.heap + record.link_off
-        cdef uint32_t base = record.link_len
-        cdef Walk step
-        while base and path[base - 1] != 47:
-            base -= 1
-        step = self.walk(0, path, base, False, SYMLINKS_MAX)
-        if step.node != NONE:
-            step.node = self.find(step.node, path + base, record.link_len - base)
-        return step
+        cdef uint32_t base = _parent_length(path, record.link_len)
+        cdef Walk at = self.walk(path, base)
+        if at.status != OK or not self.missing.empty():
+            return NONE
+        return self.find(at.node, path + base, record.link_len - base)
 
-    cdef int link_to(self, int32_t node, const LayerSlice *layer, const Record *record) noexcept nogil:
-        """Make a hard link's path a name of `node`, in the place of what is there."""
+    cdef bint is_settled(self, int32_t name) noexcept nogil:
+        """Whether a hard link's target is one that this layer has brought, and no link that waits itself."""
+        return (name != NONE and self.names[name].stamp == self.layer and self.names[name].waiting == NONE
+                and not self.is_dir(self.names[name].node))
+
+    cdef int lay_link(self, const LayerSlice *layer, const Record *record) noexcept nogil:
+        """Give a hard link its name, so that what follows finds it there, even if its object is yet to come."""
         cdef const char *path = layer.heap + record.path_off
-        cdef uint32_t base = record.path_len
-        cdef Walk parent
-        cdef int32_t name
-        if self.is_dir(node):
-            return LINK_TO_DIRECTORY
-        while base and path[base - 1] != 47:
-            base -= 1
-        parent = self.walk(0, path, base, True, SYMLINKS_MAX)
+        cdef uint32_t base = _parent_length(path, record.path_len)
+        cdef int32_t target = self.target(layer, record), node, name
+        cdef bint settled = self.is_settled(target)
+        if target == NONE or self.is_dir(self.names[target].node):
+            node = self.add_node(record, layer)
+        else:
+            node = self.names[target].node
+        cdef Walk parent = self.make(path, base)
         if parent.status != OK:
             return parent.status
         name = self.find(parent.node, path + base, record.path_len - base)
         if name != NONE:
-            if self.names[name].node == node:
-                self.names[name].stamp = self.layer
-                return OK
             self.kill(name)
-        self.link(parent.node, path + base, record.path_len - base, node)
+        name = self.link(parent.node, path + base, record.path_len - base, node)
+        if not settled:
+            self.names[name].waiting = <int32_t>self.waiting.size()
+            self.waiting.push_back(Waiting(record, name, False))
         return OK
 
     cdef const Record *lay(self, const LayerSlice *layer, int *status) noexcept nogil:
         """Lay a whole layer over the tree. NULL, or the record that could not be, with the status that says why.
 
         A hard link may come before its target, so one whose target this layer has not brought (yet) waits for
-        the rest, for as many rounds as bring one home; then it takes the lower target that it saw at its turn.
+        the rest, and then keeps the lower target that it saw at its turn if there is no other.
         """
-        cdef vector[Waiting] waiting, later
-        cdef Walk target
         cdef size_t i
         self.layer = layer.number
+        self.waiting.clear()
         for i in range(layer.count):
             if layer.records[i].kind == KIND_HARDLINK:
-                target = self.target(layer, &layer.records[i])
-                if target.node == NONE:
-                    waiting.push_back(Waiting(&layer.records[i], NONE))
-                    continue
-                if self.names[target.node].stamp != self.layer:
-                    waiting.push_back(Waiting(&layer.records[i], self.names[target.node].node))
-                    continue
-                status[0] = self.link_to(self.names[target.node].node, layer, &layer.records[i])
+                status[0] = self.lay_link(layer, &layer.records[i])
             else:
                 status[0] = self.apply(layer, &layer.records[i])
             if status[0] != OK:
                 return &layer.records[i]
-        while not waiting.empty():
-            later.clear()
-            for i in range(waiting.size()):
-                target = self.target(layer, waiting[i].record)
-                if target.node == NONE or self.names[target.node].stamp != self.layer:
-                    later.push_back(waiting[i])
-                    continue
-                status[0] = self.link_to(self.names[target.node].node, layer, waiting[i].record)
-                if status[0] != OK:
-                    return waiting[i].record
-            if later.size() == waiting.size():
-                break
-            waiting.swap(later)
-        return self.lay_across(layer, waiting, status)
+        return self.settle_all(layer, status)
 
-    cdef const Record *lay_across(self, const LayerSlice *layer, vector[Waiting] &links, int *status) noexcept nogil:
-        """Hard links whose target only a lower layer had."""
+    cdef const Record *settle_all(self, const LayerSlice *layer, int *status) noexcept nogil:
+        """Settle the hard links that wait, each behind the one that it points to."""
+        cdef vector[int32_t] chain
         cdef size_t i
-        for i in range(links.size()):
-            status[0] = DANGLING if links[i].lower == NONE else self.link_to(links[i].lower, layer, links[i].record)
-            if status[0] != OK:
-                return links[i].record
+        cdef int32_t at, target
+        for i in range(self.waiting.size()):
+            at = <int32_t>i
+            while at != NONE and not self.waiting[at].visited:
+                self.waiting[at].visited = True
+                chain.push_back(at)
+                target = self.target(layer, self.waiting[at].record)
+                at = NONE if target == NONE else self.names[target].waiting
+            while not chain.empty():
+                status[0] = self.settle(layer, &self.waiting[chain.back()])
+                if status[0] != OK:
+                    return self.waiting[chain.back()].record
+                chain.pop_back()
         return NULL
+
+    cdef int settle(self, const LayerSlice *layer, const Waiting *link) noexcept nogil:
+        cdef int32_t target, node = self.names[link.name].node
+        if node == NONE:
+            return OK
+        target = self.target(layer, link.record)
+        if self.is_settled(target):
+            self.nodes[node].nlink -= 1
+            node = self.names[target].node
+            self.nodes[node].nlink += 1
+            self.names[link.name].node = node
+        elif self.nodes[node].record.kind == KIND_HARDLINK:
+            return LINK_TO_DIRECTORY if target != NONE and self.is_dir(self.names[target].node) else DANGLING
+        self.names[link.name].waiting = NONE
+        return OK
 
 
 cdef struct Sortable:
@@ -495,6 +563,8 @@ cdef object _failure(const LayerSlice *layer, const Record *record, int status):
         return FormatError(f"{path!r} is a hard link to {link!r}, which is not there")
     if status == LINK_TO_DIRECTORY:
         return FormatError(f"{path!r} is a hard link to the directory {link!r}")
+    if status == NO_PATH:
+        return FormatError(f"{path[:80]!r} lies where no path leads: too deep, or behind a name that no file can have")
     return FormatError(f"{path!r} lies behind too many symbolic links")
 
 
@@ -508,7 +578,7 @@ def merge(layers):
     cdef size_t i
     cdef list held = list(layers)
     for number, item in enumerate(held):
-        index = item
+        index = <LayerIndex?>item
         slices.push_back(LayerSlice(index.records.data(), index.chunks.data(), index.heap.data(), index.records.size(),
                                     <uint32_t>number))
     for i in range(slices.size()):

@@ -33,4 +33,6 @@ cdef class LayerIndex:
     cdef vector[Chunk] chunks
     cdef string heap
     cdef bint sealed
+    # the entry added last was a mark or reserved, and so are its chunks
+    cdef bint in_mark
     cdef uint64_t _put(self, bytes data) except *

@@ -6,8 +6,9 @@ Any thread submits; the loop's own thread must never wait for a future that it h
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Executor
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -38,6 +39,37 @@ class FetchLoop:
         self._thread.join(5)
         if not self._thread.is_alive():
             self._loop.close()
+
+
+async def pooled(pool: Executor, work: Callable[[], T]) -> T:
+    """Run blocking work in a pool, and wait for it on the loop."""
+    return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, in order; the first failure cancels the rest, waits for them to end, and is raised."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+class Once(Generic[T]):
+    """A coroutine that runs when it is first asked for; everyone who asks gets its one result."""
+
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._start = start
+        self._task: asyncio.Task[T] | None = None
+
+    async def get(self) -> T:
+        """The result, or the exception that ended it."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._start())
+        return await asyncio.shield(self._task)
 
 
 async def _cancel_all() -> None:

@@ -3,7 +3,7 @@
 The coroutine runs on the fetch loop; decompression and hashing run in the pool that it is handed.
 """
 
-import asyncio
+import functools
 import hashlib
 import zlib
 from concurrent.futures import Executor
@@ -14,6 +14,7 @@ from typing import IO, Protocol
 import zstandard
 
 from crfs.blobs.blob import Blob
+from crfs.blobs.fetchloop import pooled
 from crfs.blobs.store import Store
 from crfs.errors import DigestMismatch, FormatError
 from crfs.formats.digest import parse_digest
@@ -156,16 +157,15 @@ async def fetch_whole(
 
     FormatError for a stream that does not decompress; what `Blob.iter_body` raises.
     """
-    loop = asyncio.get_running_loop()
     with store.staged_layer() as staged:
         intake = _Intake(staged, digest)
         try:
             async for piece in blob.iter_body():
-                await loop.run_in_executor(pool, intake.feed, piece)
-            found = await loop.run_in_executor(pool, intake.finish, digest, diff_id)
+                await pooled(pool, functools.partial(intake.feed, piece))
+            found = await pooled(pool, lambda: intake.finish(digest, diff_id))
         except (FormatError, DigestMismatch) as error:
             raise type(error)(f"{blob.name}: {error}") from error
-        tar = await loop.run_in_executor(pool, store.publish_layer, staged, found)
+        tar = await pooled(pool, lambda: store.publish_layer(staged, found))
     return Ingested(tar, intake.format, found, intake.size)
 
 

@@ -3,17 +3,15 @@
 A layer with a TOC that the manifest vouches for costs one request: its tail, which holds footer and TOC.
 """
 
-import asyncio
-import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from crfs._native.inflate import inflate
 from crfs._native.layerindex import LayerIndex
 from crfs.blobs.blob import Blob
+from crfs.blobs.fetchloop import pooled
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError, FormatError, UnsupportedError
 from crfs.formats.digest import verify
@@ -26,8 +24,7 @@ from crfs.layers.layer import Format, Layer, Trust
 from crfs.layers.tarindex import index_tar
 from crfs.layers.tocindex import LossyTocError, index_toc
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+DiffId = Callable[[], Awaitable[str]]
 
 # a TOC takes about this share of a layer of small files; too short a tail costs a second request
 _TAIL_SHARE = 64
@@ -55,11 +52,8 @@ class Opener:
         self._pool = pool
         self._allow_unverified = allow_unverified
 
-    async def _pooled(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-
-    async def open_layer(self, blob: Blob, descriptor: Descriptor, diff_id: str) -> Layer:
-        """A layer of an image.
+    async def open_layer(self, blob: Blob, descriptor: Descriptor, diff_id: DiffId) -> Layer:
+        """A layer of an image; `diff_id` is only asked where the layer has to be fetched whole.
 
         UnsupportedError for a media type that is no layer's; FormatError, DigestMismatch; transport errors.
         """
@@ -74,7 +68,7 @@ class Opener:
                 trust = Trust.MANIFEST if toc_digest else Trust.BACKGROUND
                 return _lazy_layer(descriptor.digest, blob, found, trust)
             reason = found
-        return await self._open_whole(blob, descriptor.digest, diff_id, reason)
+        return await self._open_whole(blob, descriptor.digest, await diff_id(), reason)
 
     async def open_single(self, blob: Blob) -> Layer:
         """A blob without a manifest: its TOC, if it has one, is taken at its word."""
@@ -82,7 +76,7 @@ class Opener:
         if isinstance(found, Toc):
             return _lazy_layer(blob.name, blob, found, Trust.TOC)
         whole = await fetch_whole(blob, None, None, self._store, self._pool)
-        index = await self._pooled(lambda: index_tar(whole.tar, blob.name))
+        index = await pooled(self._pool, lambda: index_tar(whole.tar, blob.name))
         return Layer(
             blob.name, whole.format, Trust.NONE, index, blob, whole.size, tar=whole.tar, reason=found
         )
@@ -117,7 +111,7 @@ class Opener:
         member = tail[footer.toc_off - tail_off : data_end - tail_off]
         kind = Format.STARGZ if footer.kind is FooterKind.STARGZ else Format.ESTARGZ
         try:
-            index = await self._pooled(lambda: _read_toc(member, footer.toc_off, toc_digest))
+            index = await pooled(self._pool, lambda: _read_toc(member, footer.toc_off, toc_digest))
         except LossyTocError as error:
             return str(error)
         except CrfsError as error:
@@ -125,13 +119,13 @@ class Opener:
         return Toc(kind, footer.toc_off, total, index)
 
     async def _open_whole(self, blob: Blob, digest: str, diff_id: str, reason: str) -> Layer:
-        tar = await self._pooled(lambda: self._store.find_layer(diff_id))
+        tar = await pooled(self._pool, lambda: self._store.find_layer(diff_id))
         format_, size = Format.TAR, None
         if tar is None:
             whole = await fetch_whole(blob, digest, diff_id, self._store, self._pool)
             tar, format_, size = whole.tar, whole.format, whole.size
         path: Path = tar
-        index = await self._pooled(lambda: index_tar(path, blob.name))
+        index = await pooled(self._pool, lambda: index_tar(path, blob.name))
         return Layer(digest, format_, Trust.WHOLE, index, blob, size, tar=path, reason=reason)
 
 

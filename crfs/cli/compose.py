@@ -1,0 +1,121 @@
+"""Builds the objects that an image is opened and read with, and takes them down in the reverse order.
+
+Used by the subcommands that open an image. Threads start here, so a daemon forks before.
+"""
+
+import argparse
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from crfs._native.index import Tree
+from crfs._native.pagecache import PageCache
+from crfs._native.union import merge
+from crfs.blobs.blob import Blob, ImageSource
+from crfs.blobs.credentials import CredentialStore
+from crfs.blobs.endpoint import Access
+from crfs.blobs.fetchloop import FetchLoop
+from crfs.blobs.http import Http
+from crfs.blobs.layout import LayoutImage
+from crfs.blobs.localfile import FileBlob
+from crfs.blobs.ranges import RangeFetcher
+from crfs.blobs.registriesconf import load_registries
+from crfs.blobs.registry import RegistryImage
+from crfs.blobs.store import Store, open_store
+from crfs.blobs.url import UrlBlob
+from crfs.errors import CrfsError
+from crfs.formats.platforms import host_platform, parse_platform
+from crfs.formats.reference import (
+    FileSource,
+    ImageReference,
+    LayoutReference,
+    Source,
+    UrlSource,
+    parse_source,
+)
+from crfs.image.chunks import ChunkLoader
+from crfs.image.reader import ImageReader
+from crfs.image.resolve import Resolved, resolve_blob, resolve_image
+from crfs.image.verify import verify_in_background
+from crfs.layers.layer import Trust
+from crfs.layers.opener import Opener
+
+PAGE_CACHE_BYTES = 24 << 20
+# retries, their pauses and a slow transfer included; then the reader gets EIO
+READ_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What outlives one image: the fetch thread and its connections, the decoders, the disk cache."""
+
+    loop: FetchLoop
+    http: Http
+    pool: ThreadPoolExecutor
+    store: Store
+
+    def close(self) -> None:
+        """End every thread; what still waits fails."""
+        self.loop.submit(self.http.close())
+        self.loop.close()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/crfs, or ~/.cache/crfs."""
+    return Path(platformdirs.user_cache_dir("crfs"))
+
+
+def open_services(args: argparse.Namespace) -> Services:
+    """Start the threads. CrfsError where the cache can't be used."""
+    store = open_store((args.cache or default_cache()).absolute())
+    loop = FetchLoop()
+    loop.start()
+    pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode")
+    return Services(loop, Http(), pool, store)
+
+
+def open_source(source: Source, args: argparse.Namespace, http: Http) -> ImageSource | Blob:
+    """The image, or the single layer blob, that a source names. Nothing is fetched yet."""
+    verify = args.tls_verify is not False
+    match source:
+        case ImageReference():
+            access = Access(http, CredentialStore(args.authfile), args.tls_verify)
+            return RegistryImage(source, access, load_registries())
+        case LayoutReference():
+            return LayoutImage(source)
+        case UrlSource():
+            return UrlBlob(source, http, verify=verify)
+        case FileSource():
+            return FileBlob(source.path, str(source))
+
+
+def resolve(services: Services, args: argparse.Namespace) -> Resolved:
+    """Open all layers of what the command line names; any CrfsError."""
+    source = open_source(parse_source(args.source), args, services.http)
+    opener = Opener(services.store, services.pool, allow_unverified=args.allow_unverified)
+    platform = parse_platform(args.platform) if args.platform else host_platform()
+    if isinstance(source, RegistryImage | LayoutImage):
+        return services.loop.submit(resolve_image(source, opener, platform)).result()
+    assert isinstance(source, UrlBlob | FileBlob)
+    return services.loop.submit(resolve_blob(source, opener)).result()
+
+
+def read_tree(services: Services, resolved: Resolved) -> tuple[Tree, ImageReader]:
+    """Merge the layers, and make what reads their files."""
+    try:
+        tree = Tree(merge([layer.index for layer in resolved.layers]))
+    except CrfsError as error:
+        raise type(error)(f"{resolved.name}: {error}") from error
+    pages = PageCache(PAGE_CACHE_BYTES)
+    loader = ChunkLoader(
+        tree, resolved.layers, pages, services.store, services.loop, RangeFetcher(), services.pool
+    )
+    reader = ImageReader(tree, resolved.layers, pages, services.store, loader, READ_SECONDS)
+    for layer in resolved.layers:
+        if layer.trust is Trust.BACKGROUND:
+            services.loop.submit(verify_in_background(layer))
+    return tree, reader

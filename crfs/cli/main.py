@@ -1,0 +1,66 @@
+"""The command `crfs`: finds the subcommand and turns every failure into one line and an exit status.
+
+Exit status: 0, 1 for a failure, 2 for a wrong use. Subcommands are imported when they are called.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from crfs import __version__
+from crfs.errors import CrfsError, UsageError
+
+COMMANDS = {
+    "mount": "mount an image, read-only",
+    "umount": "take a mount down",
+    "inspect": "show how each layer of an image can be read",
+    "demo": "mount and run a small image from a registry of its own",
+}
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only the options of the subcommand that is about to run are added."""
+    parser = argparse.ArgumentParser(
+        prog="crfs",
+        description="Mount container images straight from their registry: bytes are fetched as they are read",
+        epilog="'crfs COMMAND --help' tells more. 'mount -t fuse.crfs SOURCE DIR' works as well.",
+    )
+    parser.add_argument("-v", "--version", action="version", version=f"crfs version {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            importlib.import_module(f"crfs.cli.{name}").configure(sub)
+    return parser
+
+
+def _arguments(argv: Sequence[str]) -> list[str]:
+    """mount.fuse(8) calls us as `crfs SOURCE DIR -o ...`: without a subcommand, a source means mount."""
+    first = argv[0] if argv else ""
+    if first and not first.startswith("-") and first not in COMMANDS and (":" in first or "/" in first):
+        return ["mount", *argv]
+    return list(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    arguments = _arguments(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    args = build_parser(command).parse_args(arguments)
+    try:
+        return int(importlib.import_module(f"crfs.cli.{args.command}").run(args))
+    except CrfsError as error:
+        print(f"crfs: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        # whoever read our output has seen enough; nothing may be written to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

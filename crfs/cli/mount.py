@@ -1,0 +1,88 @@
+"""`crfs mount SOURCE DIR`: returns when the mount answers, and leaves a daemon that serves it."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+import platformdirs
+
+from crfs.cli.mountoptions import apply_mount_options
+from crfs.cli.options import add_log_options, add_source_options
+from crfs.fuse.session import block_signals
+from crfs.mount.daemon import Ready, run_in_background
+from crfs.mount.fuse import MountRequest, serve_tree
+from crfs.mount.mountpoint import claim
+
+log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this subcommand."""
+    add_source_options(parser)
+    parser.add_argument("dir", metavar="DIR", type=Path, help="an empty directory to mount on")
+    parser.add_argument("-f", "--foreground", action="store_true", help="serve in the foreground")
+    parser.add_argument(
+        "-o",
+        metavar="OPT[,OPT...]",
+        dest="mount_options",
+        action="append",
+        default=[],
+        help="mount options: those of mount.fuse(8), and every long option here as NAME[=VALUE]",
+    )
+    add_log_options(parser)
+    parser.add_argument(
+        "--log-file",
+        metavar="FILE",
+        type=Path,
+        help="where the daemon logs to (default: $XDG_STATE_HOME/crfs/log/mount.log)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mount; any CrfsError where it can't be done, in the foreground or before the daemon is ready."""
+    fuse_options, nonempty = apply_mount_options(args)
+    where = claim(args.dir, nonempty=nonempty)
+    log_path = (args.log_file or Path(platformdirs.user_log_dir("crfs")) / "mount.log").absolute()
+
+    def work(ready: Ready) -> None:
+        _configure_log(args.log_level, where)
+        _serve(args, where, fuse_options, ready)
+
+    if args.foreground:
+        work(lambda: None)
+    else:
+        run_in_background(work, lambda: _open_log(log_path))
+    return 0
+
+
+def _configure_log(level: str, where: Path) -> None:
+    """Everything goes to stderr, which is the log file once the daemon has let go of the terminal."""
+    place = str(where).replace("%", "%%")
+    logging.basicConfig(
+        format=f"%(asctime)s crfs[{os.getpid()}] {place}: %(levelname)s: %(message)s",
+        level={"warn": "WARNING"}.get(level, level.upper()),
+    )
+
+
+def _open_log(path: Path) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        log.warning("%s: %s; nothing will be logged", path, error.strerror)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _serve(args: argparse.Namespace, where: Path, options: tuple[str, ...], ready: Ready) -> None:
+    """Open the image and serve it; runs in the process that stays."""
+    from crfs.cli.compose import open_services, read_tree, resolve
+
+    block_signals()
+    services = open_services(args)
+    try:
+        resolved = resolve(services, args)
+        tree, reader = read_tree(services, resolved)
+        serve_tree(tree, reader, MountRequest(where, resolved.name, options), ready, reader.stop)
+    finally:
+        services.close()

@@ -1,0 +1,56 @@
+"""Options that several subcommands share: where images come from, where bytes are kept, what is logged."""
+
+import argparse
+from pathlib import Path
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """SOURCE and how to reach it; names as skopeo and podman have them."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="docker://HOST[:PORT]/REPO[:TAG][@DIGEST], oci:DIR[:REF], or one layer blob: "
+        "https://, http://, file://, or a path",
+    )
+    parser.add_argument(
+        "--authfile", metavar="PATH", help="credentials, as containers-auth.json(5); else where podman looks"
+    )
+    parser.add_argument(
+        "--tls-verify",
+        metavar="BOOL",
+        type=parse_bool,
+        help="verify certificates and insist on HTTPS (default true, but see registries.conf)",
+    )
+    parser.add_argument(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="which image of an index (default: this machine's)"
+    )
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="read a stargz lazily although nothing ties its TOC to the manifest; it is checked later",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help="where fetched bytes are kept (default: $XDG_CACHE_HOME/crfs)",
+    )
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """How much is logged."""
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warn", "error"],
+        default="warn",
+        help="log messages at and above this level (default warn)",
+    )
+
+
+def parse_bool(text: str) -> bool:
+    """A boolean as Go's flag package reads it, so that podman's and skopeo's habits work."""
+    if text.lower() in ("1", "t", "true"):
+        return True
+    if text.lower() in ("0", "f", "false"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")

@@ -1,0 +1,146 @@
+"""A merged tree as a read-only file system: llfuse's requests in, answers out of the index and the reader.
+
+Called by llfuse's workers, each with llfuse's lock held; the lock is dropped around what may wait.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import llfuse
+
+from crfs._native.index import Tree
+from crfs.fuse import reply
+from crfs.fuse.handler import handler
+
+# a reply to readdir holds 4 KiB, and an entry takes 32 bytes at the least
+_ENTRIES_MAX = 128
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+_DIR = 0o040000
+
+
+class Reader(Protocol):
+    """Where files' bytes come from (crfs.image.reader)."""
+
+    def find_cached(self, inode: int, off: int, size: int) -> bytes | None: ...
+
+    def read(self, inode: int, off: int, size: int) -> bytes: ...
+
+
+class ReadOnly(llfuse.Operations):
+    """The handlers. Inodes are the tree's own numbers, and a file handle is the inode."""
+
+    def __init__(self, tree: Tree, reader: Reader) -> None:
+        super().__init__()
+        self._tree = tree
+        self._reader = reader
+        self._has_xattrs = tree.has_xattrs
+        self._entries: dict[int, llfuse.EntryAttributes] = {}
+        self._no_entry = reply.no_entry()
+        # filled anew for every name: llfuse copies it before it asks for the next one
+        self._dirent = llfuse.EntryAttributes()
+
+    def _entry(self, inode: int) -> llfuse.EntryAttributes:
+        made = self._entries.get(inode)
+        if made is None:
+            made = self._entries[inode] = reply.entry(self._tree, inode)
+        return made
+
+    @handler
+    def lookup(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
+        if name == b"." or name == b"..":
+            return self._entry(parent if name == b"." else self._tree.parent(parent))
+        inode = self._tree.find(parent, name)
+        return self._entry(inode) if inode else self._no_entry
+
+    @handler
+    def getattr(self, inode: int, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
+        return self._entry(inode)
+
+    @handler
+    def readlink(self, inode: int, ctx: llfuse.RequestContext) -> bytes:
+        return self._tree.readlink(inode)
+
+    @handler
+    def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
+        return inode
+
+    @handler
+    def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
+        names: list[tuple[bytes, int, int]] = []
+        if off < 2:
+            names = [(b".", fh, _DIR), (b"..", self._tree.parent(fh), _DIR)][off:]
+        names += self._tree.entries(fh, max(off - 2, 0), _ENTRIES_MAX)
+        return self._dirents(names, off)
+
+    def _dirents(
+        self, names: Sequence[tuple[bytes, int, int]], off: int
+    ) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
+        dirent = self._dirent
+        for name, inode, mode in names:
+            off += 1
+            dirent.st_ino = inode
+            dirent.st_mode = mode
+            yield name, dirent, off
+
+    @handler
+    def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
+        if flags & _WRITES:
+            raise llfuse.FUSEError(errno.EROFS)
+        return inode
+
+    @handler
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        data = self._reader.find_cached(fh, off, size)
+        if data is None:
+            with llfuse.lock_released:
+                data = self._reader.read(fh, off, size)
+        return data
+
+    @handler
+    def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:
+        self._need_xattrs()
+        try:
+            return self._tree.xattrs(inode)[name]
+        except KeyError as error:
+            raise llfuse.FUSEError(errno.ENODATA) from error
+
+    @handler
+    def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
+        self._need_xattrs()
+        return list(self._tree.xattrs(inode))
+
+    def _need_xattrs(self) -> None:
+        """Where no file has any, ENOSYS makes the kernel stop asking, for every file."""
+        if not self._has_xattrs:
+            raise llfuse.FUSEError(errno.ENOSYS)
+
+    @handler
+    def statfs(self, ctx: llfuse.RequestContext) -> llfuse.StatvfsData:
+        return reply.statfs(self._tree)
+
+    @handler
+    def access(self, inode: int, mode: int, ctx: llfuse.RequestContext) -> bool:
+        # the kernel checks permissions by itself (default_permissions)
+        raise llfuse.FUSEError(errno.ENOSYS)
+
+    @handler
+    def flush(self, fh: int) -> None:
+        raise llfuse.FUSEError(errno.ENOSYS)
+
+    @handler
+    def fsyncdir(self, fh: int, datasync: bool) -> None:
+        raise llfuse.FUSEError(errno.ENOSYS)
+
+    @handler
+    def release(self, fh: int) -> None:
+        return
+
+    @handler
+    def releasedir(self, fh: int) -> None:
+        return
+
+    @handler
+    def forget(self, inode_list: list[tuple[int, int]]) -> None:
+        return

@@ -1,0 +1,90 @@
+"""One llfuse session: mount, serve until unmounted or told to stop, leave nothing mounted.
+
+llfuse has one session in a process. serve() runs on the main thread, since llfuse's handlers of signals do.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import llfuse
+
+from crfs.errors import MountError
+from crfs.fuse.unmount import unmount
+
+log = logging.getLogger(__name__)
+# more than the 12 reads that the kernel keeps in flight: some are always left for names and attributes
+WORKERS = 16
+# what the workers have to return in once everything that they wait for has been told to fail
+_STOP_SECONDS = 5
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+
+def open_session(operations: llfuse.Operations, mountpoint: Path, options: Sequence[str]) -> None:
+    """Mount. MountError with libfuse's own words where it can't be."""
+    with _captured_stderr() as said:
+        try:
+            llfuse.init(operations, str(mountpoint), list(options))
+        except RuntimeError as error:
+            reason = " ".join(said().split()) or str(error)
+            raise MountError(f"{mountpoint}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """libfuse says why a mount failed on stderr and nowhere else."""
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: os.pread(file.fileno(), 4096, 0).decode(errors="replace")
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def block_signals() -> None:
+    """Before any thread starts: SIGTERM and SIGINT are for the thread that serve() starts alone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+
+def serve(mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+    """Answer requests until the file system is unmounted, or a signal calls `stop` and ends it; then unmount.
+
+    `ready` is called when requests are about to be answered. `stop` must make every handler that waits
+    return soon.
+    """
+    ended = threading.Event()
+    stopper = threading.Thread(
+        target=_await_signal, args=(mountpoint, stop, ended), name="crfs-signals", daemon=True
+    )
+    # until llfuse has its own handler, which ends its loop
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    stopper.start()
+    try:
+        ready()
+        llfuse.main(workers=WORKERS)
+    finally:
+        ended.set()
+        stop()
+        llfuse.close(unmount=True)
+
+
+def _await_signal(mountpoint: Path, stop: Callable[[], None], ended: threading.Event) -> None:
+    """Turn SIGTERM into the end of llfuse's loop, however busy it is."""
+    number = signal.sigwait(_STOP_SIGNALS)
+    log.info("%s: unmounting %s", signal.Signals(number).name, mountpoint)
+    stop()
+    for _ in range(_STOP_SECONDS * 10):
+        # its handler has to run on the main thread, which may not have come to its loop yet
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
+        if ended.wait(0.1):
+            return
+    log.error("the workers do not end; unmounting %s by force", mountpoint)
+    unmount(mountpoint, lazy=True)
+    os._exit(1)

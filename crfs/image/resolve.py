@@ -1,0 +1,90 @@
+"""From what the user named to opened layers: manifest, platform, then all layers at once. Fetch loop only."""
+
+import logging
+from dataclasses import dataclass
+
+from crfs.blobs.blob import Blob, ImageSource
+from crfs.blobs.fetchloop import Once, gather
+from crfs.errors import FormatError, UnsupportedError
+from crfs.formats.manifest import (
+    ImageConfig,
+    ImageIndex,
+    Manifest,
+    parse_config,
+    parse_manifest,
+)
+from crfs.formats.platforms import Platform, select_manifest
+from crfs.layers.layer import Layer, Trust
+from crfs.layers.opener import Opener
+
+log = logging.getLogger(__name__)
+# an index may point to indexes; deeper than this it is a trap
+_INDEX_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An image's opened layers, bottom first. `digest` is the manifest's; None for a single blob."""
+
+    name: str
+    digest: str | None
+    layers: tuple[Layer, ...]
+
+
+async def resolve_image(source: ImageSource, opener: Opener, platform: Platform) -> Resolved:
+    """Open an image. The first layer that fails ends the others; its error names its blob."""
+    digest, manifest = await fetch_manifest(source, platform)
+    # fetched when somebody first wants a diff_id: a lazily read image never does
+    config = Once(lambda: _fetch_config(source, manifest))
+    layers = await gather(
+        _open_layer(source, opener, manifest, config, number) for number in range(len(manifest.layers))
+    )
+    _warn_unverified(layers)
+    return Resolved(source.name, digest, tuple(layers))
+
+
+async def _fetch_config(source: ImageSource, manifest: Manifest) -> ImageConfig:
+    config = parse_config(await source.fetch_blob(manifest.config))
+    if len(config.diff_ids) != len(manifest.layers):
+        raise FormatError(
+            f"{source.name}: the config has {len(config.diff_ids)} diff_ids for {len(manifest.layers)} layers"
+        )
+    return config
+
+
+async def _open_layer(
+    source: ImageSource, opener: Opener, manifest: Manifest, config: Once[ImageConfig], number: int
+) -> Layer:
+    descriptor = manifest.layers[number]
+    blob = source.open_blob(descriptor)
+
+    async def diff_id() -> str:
+        return (await config.get()).diff_ids[number]
+
+    return await opener.open_layer(blob, descriptor, diff_id)
+
+
+async def fetch_manifest(source: ImageSource, platform: Platform) -> tuple[str, Manifest]:
+    """The manifest for `platform` and its digest, through any index."""
+    wanted: str | None = None
+    for _ in range(_INDEX_DEPTH):
+        fetched = await source.fetch_manifest(wanted)
+        parsed = parse_manifest(fetched.body, fetched.media_type)
+        if isinstance(parsed, Manifest):
+            return fetched.digest, parsed
+        assert isinstance(parsed, ImageIndex)
+        wanted = select_manifest(parsed, platform).digest
+    raise UnsupportedError(f"{source.name}: the index is nested more than {_INDEX_DEPTH} levels deep")
+
+
+def _warn_unverified(layers: list[Layer]) -> None:
+    for layer in layers:
+        if layer.trust is Trust.BACKGROUND:
+            log.warning(
+                "%s: nothing ties its TOC to the manifest; it is read before it is verified", layer.blob.name
+            )
+
+
+async def resolve_blob(blob: Blob, opener: Opener) -> Resolved:
+    """Open a single layer blob that no manifest vouches for."""
+    return Resolved(blob.name, None, (await opener.open_single(blob),))

@@ -1,0 +1,22 @@
+"""The whole digest of a layer that is read before anything ties its TOC to the manifest. Fetch loop only."""
+
+import logging
+
+from crfs.errors import CrfsError, DigestMismatch
+from crfs.layers.ingest import check_whole
+from crfs.layers.layer import Layer
+
+log = logging.getLogger(__name__)
+
+
+async def verify_in_background(layer: Layer) -> None:
+    """Read the layer once. A mismatch ends all reading from it; a failed transfer leaves it unverified."""
+    try:
+        await check_whole(layer.blob, layer.name)
+    except DigestMismatch as error:
+        layer.health.failure = str(error)
+        log.error("%s; reads from it fail from now on", error)
+    except CrfsError as error:
+        log.warning("%s stays unverified: %s", layer.name, error)
+    else:
+        log.info("%s: the whole layer matches its digest", layer.name)

@@ -1,0 +1,60 @@
+"""Into the background: the caller returns when the mount answers, its child serves on.
+
+The fork comes before any thread, loop or mount exists; the child does the work and reports through a pipe.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+Ready = Callable[[], None]
+
+
+def run_in_background(work: Callable[[Ready], None], log_fd: Callable[[], int]) -> None:
+    """Run `work(ready)` in a child; return when it calls `ready`.
+
+    Until then the child shares our stderr; then it becomes a daemon whose stderr is what `log_fd` opens.
+    Where it ends before, so do we, with its status; it has then said why itself.
+    """
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write_end)
+        _await_ready(pid, read_end)
+        return
+    os.close(read_end)
+    os.setsid()
+
+    def ready() -> None:
+        _detach(log_fd())
+        os.write(write_end, b"r")
+        os.close(write_end)
+
+    work(ready)
+
+
+def _await_ready(pid: int, read_end: int) -> None:
+    """Until the child is ready or has ended. A signal to us ends the child too: it must not mount unseen."""
+    try:
+        with os.fdopen(read_end, "rb") as pipe:
+            if pipe.read(1):
+                return
+    except KeyboardInterrupt:
+        os.kill(pid, 15)
+        os.waitpid(pid, 0)
+        raise
+    _, status = os.waitpid(pid, 0)
+    sys.exit(os.waitstatus_to_exitcode(status) or 1)
+
+
+def _detach(log: int) -> None:
+    """Let go of the caller's terminal and directory; what is still written to stderr goes to the log."""
+    null = os.open(os.devnull, os.O_RDWR)
+    sys.stderr.flush()
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(log, 2)
+    for fd in (null, log):
+        if fd > 2:
+            os.close(fd)
+    os.chdir("/")

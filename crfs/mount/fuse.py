@@ -1,0 +1,52 @@
+"""The fuse engine: llfuse carries tree and bytes. Works everywhere, also without root."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from crfs._native.index import Tree
+from crfs.errors import MountError
+from crfs.fuse.readonly import Reader, ReadOnly
+from crfs.fuse.session import open_session, serve
+from crfs.mount.mountpoint import find_mount
+from crfs.mount.state import drop_state, store_state
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """Where to mount and how: `options` go to libfuse as they are, `source` is what mount(8) shows."""
+
+    mountpoint: Path
+    source: str
+    options: tuple[str, ...] = ()
+
+
+def session_options(request: MountRequest) -> list[str]:
+    """The options for libfuse: as root, everyone may look and setuid and device files count, as on disk."""
+    source = request.source.replace("\\", "\\\\").replace(",", "\\,")
+    options = [f"fsname={source}", "subtype=crfs", "ro", "default_permissions"]
+    if os.geteuid() == 0:
+        options += ["allow_other", "suid", "dev"]
+    return [*options, *request.options]
+
+
+def serve_tree(
+    tree: Tree, reader: Reader, request: MountRequest, ready: Callable[[], None], stop: Callable[[], None]
+) -> None:
+    """Mount a tree and serve it until it is unmounted.
+
+    `ready` is called when it answers, `stop` at the end, to wake who waits. MountError if it can't be made.
+    """
+    if not os.path.exists("/dev/fuse"):
+        raise MountError("/dev/fuse is missing: load the fuse module, or give the container the device")
+    open_session(ReadOnly(tree, reader), request.mountpoint, session_options(request))
+    mounted = find_mount(request.mountpoint)
+    device = mounted.device if mounted else "none"
+    with contextlib.suppress(OSError):
+        store_state(device, request.mountpoint, request.source)
+    try:
+        serve(request.mountpoint, ready, stop)
+    finally:
+        drop_state(device)

@@ -1,0 +1,79 @@
+"""The place of a mount: may one be made here, is there one already, is it one of ours that has died?"""
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from crfs.errors import MountError
+from crfs.fuse.unmount import unmount
+
+FSTYPE = "fuse.crfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A line of mountinfo (proc(5)): `device` is MAJOR:MINOR."""
+
+    device: str
+    fstype: str
+    source: str
+
+
+def find_mount(path: Path) -> Mounted | None:
+    """The topmost mount at exactly `path`, which must be absolute and free of symlinks."""
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, tail = line.partition(" - ")
+        parts, (fstype, source, *_) = fields.split(" "), tail.split(" ")
+        if _unescape(parts[4]) == os.fspath(path):
+            found = Mounted(parts[2], fstype, _unescape(source))
+    return found
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes blanks and backslashes as octal."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def claim(path: Path, *, nonempty: bool) -> Path:
+    """`path` without symlinks, fit to be mounted on; a dead mount of ours is taken away first.
+
+    MountError where it is missing, no directory, not empty, or has an image mounted already.
+    """
+    where = resolve(path)
+    mounted = find_mount(where)
+    if mounted and mounted.fstype == FSTYPE:
+        if not is_dead(where):
+            raise MountError(f"{path}: {mounted.source} is mounted here already")
+        unmount(where, lazy=True)
+    try:
+        with os.scandir(where) as names:
+            if not nonempty and next(names, None) is not None:
+                raise MountError(f"{path}: the directory is not empty (-o nonempty mounts over it)")
+    except OSError as error:
+        raise MountError(f"{path}: {error.strerror}") from error
+    return where
+
+
+def resolve(path: Path) -> Path:
+    """`path`, absolute and without symlinks, also where the mount on it is dead."""
+    absolute = os.path.abspath(path)
+    parent, name = os.path.split(absolute)
+    try:
+        # the last component may be a dead mount, on which even lstat fails
+        if os.path.islink(absolute):
+            return Path(os.path.realpath(absolute, strict=True))
+        return Path(os.path.realpath(parent, strict=True), name)
+    except OSError as error:
+        raise MountError(f"{path}: {error.strerror}") from error
+
+
+def is_dead(path: Path) -> bool:
+    """Whether the mount at `path` has lost its server."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
