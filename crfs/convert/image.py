@@ -1,14 +1,12 @@
 """Layers into an image: its config and manifest, and their way to a registry or an OCI layout.
 
-Follows the OCI image specification 1.1. The same layers and the same Run give the same image. Blocking I/O.
+Follows the OCI image specification 1.1. The same layers and the same Run give the same image.
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -46,12 +44,12 @@ class Run:
 class Pusher(Protocol):
     """Where an image goes; blobs before the manifest that refers to them."""
 
-    def push_blob(self, descriptor: Descriptor, content: BinaryIO) -> None:
-        """Store the blob that `content` holds from where it stands, unless it is there already."""
+    async def push_blob(self, data: bytes | Path, digest: str) -> bool:
+        """Store the blob (bytes, or a file's) unless it is there already; whether that was needed."""
         ...
 
-    def push_manifest(self, body: bytes, media_type: str) -> None:
-        """Store the manifest under its digest, and under the name that the image is to have."""
+    async def push_manifest(self, body: bytes, media_type: str, tag: str | None = None) -> str:
+        """Store the manifest under its digest and, unless None, under `tag`; the digest."""
         ...
 
 
@@ -97,16 +95,16 @@ def build_manifest(config: Descriptor, layers: Sequence[LayerFile]) -> bytes:
     return msgspec.json.encode(_Manifest(2, OCI_MANIFEST, config, descriptors))
 
 
-def push_image(
-    pusher: Pusher, layers: Sequence[LayerFile], run: Run, platform: Platform | None = None
+async def push_image(
+    pusher: Pusher, layers: Sequence[LayerFile], run: Run, tag: str, platform: Platform | None = None
 ) -> str:
-    """Push an image of `layers` (bottom first) for `platform`, None: this machine's; its manifest's digest."""
+    """Push an image of `layers`, bottom first, as `tag`; the manifest's digest.
+
+    It is one for `platform`, None: for this machine's.
+    """
     config = build_config(layers, run, platform or host_platform())
     descriptor = Descriptor(OCI_CONFIG, sha256_digest(config), len(config))
-    with ExitStack() as stack:
-        for layer in layers:
-            pusher.push_blob(layer.descriptor, stack.enter_context(layer.path.open("rb")))
-    pusher.push_blob(descriptor, BytesIO(config))
-    manifest = build_manifest(descriptor, layers)
-    pusher.push_manifest(manifest, OCI_MANIFEST)
-    return sha256_digest(manifest)
+    for layer in layers:
+        await pusher.push_blob(layer.path, layer.converted.digest)
+    await pusher.push_blob(config, descriptor.digest)
+    return await pusher.push_manifest(build_manifest(descriptor, layers), OCI_MANIFEST, tag)

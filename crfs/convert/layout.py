@@ -1,17 +1,17 @@
-"""An OCI image layout to push to (image-spec, image-layout.md). Blocking I/O."""
+"""An OCI image layout to push to (image-spec, image-layout.md). Blocking I/O, in coroutines."""
 
 import os
-import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from crfs.errors import FormatError
-from crfs.formats.digest import parse_digest, sha256_digest
+from crfs.formats.digest import check_hash, parse_digest, sha256_digest
 from crfs.formats.manifest import Descriptor
 
 _REF_NAME = "org.opencontainers.image.ref.name"
+_PIECE = 1 << 20
 
 
 class _Index(msgspec.Struct, rename="camel"):
@@ -20,43 +20,41 @@ class _Index(msgspec.Struct, rename="camel"):
 
 
 class LayoutPusher:
-    """`image.Pusher` into `directory`, made where it doesn't exist; the image is called `name` there.
+    """`image.Pusher` into `directory`, which is made where it doesn't exist.
 
-    Other images of the layout stay; one of the same name is replaced. One writer at a time.
+    Other images of the layout stay; one of the same tag is replaced. One writer at a time.
     """
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._name = name
 
-    def push_blob(self, descriptor: Descriptor, content: BinaryIO) -> None:
-        """See `image.Pusher`. FormatError where the content is of another size than its descriptor says."""
-        path = self._blob_path(descriptor.digest)
+    async def push_blob(self, data: bytes | Path, digest: str) -> bool:
+        """See `image.Pusher`. DigestMismatch where the content is not the one that `digest` names."""
+        path = self._blob_path(digest)
         if path.exists():
-            return
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with staged.open("wb") as file:
-                shutil.copyfileobj(content, file)
-                if file.tell() != descriptor.size:
-                    raise FormatError(f"{descriptor.digest} has {file.tell()} bytes, not {descriptor.size}")
+                _copy_verified(data, file, digest)
             staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)
+        return True
 
-    def push_manifest(self, body: bytes, media_type: str) -> None:
+    async def push_manifest(self, body: bytes, media_type: str, tag: str | None = None) -> str:
         """See `image.Pusher`."""
-        path = self._blob_path(sha256_digest(body))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(body)
-        entry = Descriptor(media_type, sha256_digest(body), len(body), annotations={_REF_NAME: self._name})
-        self._add(entry)
+        digest = sha256_digest(body)
+        await self.push_blob(body, digest)
+        if tag is not None:
+            self._add(tag, Descriptor(media_type, digest, len(body), annotations={_REF_NAME: tag}))
+        return digest
 
-    def _add(self, entry: Descriptor) -> None:
+    def _add(self, tag: str, entry: Descriptor) -> None:
         index_path = self._directory / "index.json"
         index = msgspec.json.decode(index_path.read_bytes(), type=_Index) if index_path.exists() else _Index()
-        others = [old for old in index.manifests if old.annotations.get(_REF_NAME) != self._name]
+        others = [old for old in index.manifests if old.annotations.get(_REF_NAME) != tag]
         staged = index_path.with_suffix(".new")
         staged.write_bytes(msgspec.json.encode(_Index(2, [*others, entry])))
         (self._directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
@@ -65,3 +63,12 @@ class LayoutPusher:
     def _blob_path(self, digest: str) -> Path:
         parsed = parse_digest(digest)
         return self._directory / "blobs" / parsed.algorithm / parsed.hex
+
+
+def _copy_verified(data: bytes | Path, out: BinaryIO, digest: str) -> None:
+    hasher = parse_digest(digest).hasher()
+    with BytesIO(data) if isinstance(data, bytes) else data.open("rb") as content:
+        while piece := content.read(_PIECE):
+            hasher.update(piece)
+            out.write(piece)
+    check_hash(hasher, digest, "the blob to push")
