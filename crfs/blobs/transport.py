@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import socket
 import time
@@ -138,6 +139,8 @@ def parse_retry_after(text: str | None, now: float | None = None) -> float | Non
 def one_line(error: BaseException) -> str:
     """The innermost words of an error, on one line."""
     inner = getattr(error, "os_error", None) or error
+    if isinstance(inner, ConnectionError) and inner.errno:
+        return os.strerror(inner.errno)  # asyncio puts its own words there
     text = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
     return " ".join(str(text).split())
 
