@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from crfs.convert.entries import TarEntry
 from crfs.convert.headers import XATTR_RECORD, set_mtime
@@ -22,6 +22,14 @@ _TYPES = {
     stat.S_IFIFO: tarfile.FIFOTYPE,
 }
 
+# decides whether a path, and all below it, becomes part of the layer
+Wanted = Callable[[str], bool]
+
+
+def everything(_path: str) -> bool:
+    """The `Wanted` that leaves nothing out."""
+    return True
+
 
 class TreeReader:
     """Turns paths into entries; remembers inodes, so that the second name of one becomes a hard link."""
@@ -29,21 +37,23 @@ class TreeReader:
     def __init__(self) -> None:
         self._seen: dict[tuple[int, int], str] = {}
 
-    def iter_tree(self, root: str, name: str) -> Iterator[TarEntry]:
-        """The directory `root` as `name` of the layer, and all below it, names sorted; OSError.
+    def iter_tree(self, root: str, name: str, wanted: Wanted = everything) -> Iterator[TarEntry]:
+        """The directory `root` as `name` of the layer, and all below it that is wanted, sorted; OSError.
 
         Symbolic links are kept, but `root` may be one to a directory. A `name` of "." is the layer's root.
         """
-        yield from self._entries(os.path.realpath(root), name)
+        yield from self._entries(os.path.realpath(root), name, wanted)
 
-    def _entries(self, path: str, name: str) -> Iterator[TarEntry]:
+    def _entries(self, path: str, name: str, wanted: Wanted) -> Iterator[TarEntry]:
         entry = self.find_entry(path, name)
         if entry is None:
             return
         yield entry
         if entry.info.isdir():
             for child in sorted(os.listdir(path)):
-                yield from self._entries(os.path.join(path, child), f"{name}/{child}")
+                below = os.path.join(path, child)
+                if wanted(below):
+                    yield from self._entries(below, f"{name}/{child}", wanted)
 
     def find_entry(self, path: str, name: str) -> TarEntry | None:
         """The one file `path`, not followed, as `name` of the layer; None for a socket; OSError."""

@@ -21,6 +21,10 @@ class Counters:
     requests: int = 0
     bytes_sent: int = 0
 
+    def __add__(self, other: "Counters") -> "Counters":
+        """Both together."""
+        return Counters(self.requests + other.requests, self.bytes_sent + other.bytes_sent)
+
     def __sub__(self, earlier: "Counters") -> "Counters":
         """What came since `earlier`."""
         return Counters(self.requests - earlier.requests, self.bytes_sent - earlier.bytes_sent)
