@@ -98,7 +98,7 @@ cdef inline int _number(const unsigned char *text, int count) noexcept nogil:
     return value
 
 
-def parse_time(text):
+cpdef int64_t parse_time(str text) except? -1:
     """An RFC 3339 time as ns since 1970, cut to whole ns; 0 for "" and for times that no int64 of ns holds.
 
     FormatError for what is no such time.
@@ -161,8 +161,8 @@ cdef class LayerIndex:
         self.heap.append(<const char *>data, <size_t>len(data))
         return off
 
-    def add(self, bytes path, uint32_t mode, uint32_t uid, uint32_t gid, uint64_t size, int64_t mtime_ns,
-            uint32_t rdev, bytes link, xattrs):
+    cpdef add(self, bytes path, uint32_t mode, uint32_t uid, uint32_t gid, uint64_t size, int64_t mtime_ns,
+              uint32_t rdev, bytes link, xattrs):
         """A file system object; `mode` carries its type, `link` is a symlink's target as it stands.
 
         An entry named as a whiteout or opaque mark becomes one, whatever its type; reserved `.wh..wh.` names
@@ -217,7 +217,7 @@ cdef class LayerIndex:
         record.path_off, record.path_len = self._put(path), <uint32_t>len(path)
         self.records.push_back(record)
 
-    def add_hardlink(self, bytes path, bytes target):
+    cpdef add_hardlink(self, bytes path, bytes target):
         """Another name for `target`, which this layer or one below holds."""
         cdef Record record
         path, target = _cleaned(path), _cleaned(target)
@@ -235,7 +235,7 @@ cdef class LayerIndex:
         record.chunk_first, record.chunk_count = 0, 0
         self.records.push_back(record)
 
-    def add_chunk(self, uint64_t file_off, uint64_t size, uint64_t blob_off, uint64_t inner_off, digest):
+    cpdef add_chunk(self, uint64_t file_off, uint64_t size, uint64_t blob_off, uint64_t inner_off, digest):
         """The next stretch of the entry added last, in ascending order; what no chunk covers reads as zeros."""
         cdef Chunk chunk
         cdef Record *owner

@@ -36,3 +36,9 @@ cdef class LayerIndex:
     # the entry added last was a mark or reserved, and so are its chunks
     cdef bint in_mark
     cdef uint64_t _put(self, bytes data) except *
+    cpdef add(self, bytes path, uint32_t mode, uint32_t uid, uint32_t gid, uint64_t size, int64_t mtime_ns,
+              uint32_t rdev, bytes link, xattrs)
+    cpdef add_hardlink(self, bytes path, bytes target)
+    cpdef add_chunk(self, uint64_t file_off, uint64_t size, uint64_t blob_off, uint64_t inner_off, digest)
+
+cpdef int64_t parse_time(str text) except? -1
