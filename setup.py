@@ -15,6 +15,7 @@ DEBUG = os.environ.get("CRFS_DEBUG") == "1"
 KERNELS: dict[str, list[str]] = {
     "inflate": ["deflate", "crypto"],
     "layerindex": [],
+    "tocindex": [],
     "union": [],
     "index": [],
     "pagecache": [],

@@ -100,7 +100,9 @@ class ReadOnly(llfuse.Operations):
 
     @handler
     def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:
-        self._need_xattrs()
+        if not self._has_xattrs:
+            # once, and the kernel asks for none of any file again: ls -l wants two of each
+            raise llfuse.FUSEError(errno.ENOSYS)
         try:
             return self._tree.xattrs(inode)[name]
         except KeyError as error:
@@ -108,13 +110,7 @@ class ReadOnly(llfuse.Operations):
 
     @handler
     def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
-        self._need_xattrs()
         return list(self._tree.xattrs(inode))
-
-    def _need_xattrs(self) -> None:
-        """Where no file has any, ENOSYS makes the kernel stop asking, for every file."""
-        if not self._has_xattrs:
-            raise llfuse.FUSEError(errno.ENOSYS)
 
     @handler
     def statfs(self, ctx: llfuse.RequestContext) -> llfuse.StatvfsData:

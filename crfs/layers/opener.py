@@ -10,6 +10,7 @@ from pathlib import Path
 
 from crfs._native.inflate import inflate
 from crfs._native.layerindex import LayerIndex
+from crfs._native.tocindex import LossyTocError, fill_index
 from crfs.blobs.blob import Blob
 from crfs.blobs.fetchloop import pooled
 from crfs.blobs.store import Store
@@ -18,16 +19,15 @@ from crfs.formats.digest import verify
 from crfs.formats.footer import FooterKind, find_footer
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import Compression, layer_compression
-from crfs.formats.toc import MAX_TOC_SIZE, TOC_DIGEST_ANNOTATION, unpack_toc
+from crfs.formats.toc import MAX_TOC_SIZE, RESERVED_NAMES, TOC_DIGEST_ANNOTATION, iter_toc, unpack_toc
 from crfs.layers.ingest import fetch_whole
 from crfs.layers.layer import Format, Layer, Trust
 from crfs.layers.tarindex import index_tar
-from crfs.layers.tocindex import LossyTocError, index_toc
 
 DiffId = Callable[[], Awaitable[str]]
 
 # a TOC takes about this share of a layer of small files; too short a tail costs a second request
-_TAIL_SHARE = 64
+_TAIL_SHARE = 128
 _TAIL_MIN, _TAIL_MAX = 64 << 10, 8 << 20
 
 
@@ -142,4 +142,7 @@ def _read_toc(member: bytes, toc_off: int, toc_digest: str | None) -> LayerIndex
     json = unpack_toc(inflate(member, size))
     if toc_digest:
         verify(json, toc_digest, "the TOC")
-    return index_toc(json, toc_off)
+    index = LayerIndex()
+    fill_index(index, iter_toc(json), RESERVED_NAMES)
+    index.seal(toc_off)
+    return index

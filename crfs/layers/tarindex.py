@@ -9,7 +9,7 @@ from typing import cast
 
 from crfs._native.layerindex import LayerIndex
 from crfs.errors import FormatError
-from crfs.formats.toc import LANDMARKS, TOC_NAME
+from crfs.formats.toc import RESERVED_NAMES, TOC_NAME
 
 _TYPES = {
     tarfile.DIRTYPE: stat.S_IFDIR,
@@ -19,7 +19,6 @@ _TYPES = {
     tarfile.FIFOTYPE: stat.S_IFIFO,
 }
 _XATTR = "SCHILY.xattr."
-_HIDDEN = frozenset((*LANDMARKS, TOC_NAME))
 _TIME_LIMIT_NS = 1 << 63
 
 
@@ -36,7 +35,7 @@ def index_tar(path: Path, name: str) -> LayerIndex:
             for info in tar:
                 # tarfile keeps every header it has met
                 tar.members = []  # type: ignore[attr-defined]
-                if info.name.removeprefix("./") in _HIDDEN:
+                if info.name.removeprefix("./") in RESERVED_NAMES:
                     reserved.append(info)
                 else:
                     _add(index, info)

@@ -1,4 +1,4 @@
-"""A stargz or eStargz TOC into a layer index: what the TOC says is checked here, entry by entry. Pure."""
+"""The rules of a TOC in plain Python: what crfs._native.tocindex is compared with."""
 
 import os
 import stat
@@ -6,7 +6,7 @@ from binascii import unhexlify
 
 from crfs._native.layerindex import LayerIndex, parse_time
 from crfs.errors import FormatError
-from crfs.formats.toc import LANDMARKS, TOC_NAME, TocEntry, iter_toc
+from crfs.formats.toc import RESERVED_NAMES, TocEntry, iter_toc
 
 _TYPES = {
     "dir": stat.S_IFDIR,
@@ -16,7 +16,6 @@ _TYPES = {
     "block": stat.S_IFBLK,
     "fifo": stat.S_IFIFO,
 }
-_HIDDEN = frozenset((*LANDMARKS, TOC_NAME))
 
 # U+FFFD, raw and as Go and others escape it
 _REPLACED = ("\ufffd".encode(), rb"\ufffd", rb"\uFFFD")
@@ -57,7 +56,7 @@ class _Builder:
             self._add_chunk(entry, entry.chunk_digest)
             return
         name = entry.name
-        self._hidden = name.removeprefix("./").removeprefix("/") in _HIDDEN
+        self._hidden = name.removeprefix("./").removeprefix("/") in RESERVED_NAMES
         self._size = entry.size if entry.type == "reg" else -1
         if self._hidden:
             return
