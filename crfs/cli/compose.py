@@ -5,9 +5,11 @@ Used by the subcommands that open an image. Threads start here, so a daemon fork
 
 import argparse
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import platformdirs
 
@@ -27,7 +29,7 @@ from crfs.blobs.registry import RegistryImage
 from crfs.blobs.store import Store, open_store
 from crfs.blobs.url import UrlBlob
 from crfs.errors import CrfsError
-from crfs.formats.platforms import host_platform, parse_platform
+from crfs.formats.platforms import Platform, host_platform, parse_platform
 from crfs.formats.reference import (
     FileSource,
     ImageReference,
@@ -78,7 +80,9 @@ def open_services(args: argparse.Namespace) -> Services:
     return Services(loop, Http(), pool, store)
 
 
-def open_source(source: Source, args: argparse.Namespace, http: Http) -> ImageSource | Blob:
+def open_source(
+    source: Source, args: argparse.Namespace, http: Http
+) -> RegistryImage | LayoutImage | UrlBlob | FileBlob:
     """The image, or the single layer blob, that a source names. Nothing is fetched yet."""
     verify = args.tls_verify is not False
     match source:
@@ -93,15 +97,26 @@ def open_source(source: Source, args: argparse.Namespace, http: Http) -> ImageSo
             return FileBlob(source.path, str(source))
 
 
-def resolve(services: Services, args: argparse.Namespace) -> Resolved:
-    """Open all layers of what the command line names; any CrfsError."""
-    source = open_source(parse_source(args.source), args, services.http)
+T = TypeVar("T")
+OnImage = Callable[[ImageSource, Opener, Platform], Coroutine[Any, Any, T]]
+OnBlob = Callable[[Blob, Opener], Coroutine[Any, Any, T]]
+
+
+def submit_to_source(
+    services: Services, args: argparse.Namespace, on_image: OnImage[T], on_blob: OnBlob[T]
+) -> Future[T]:
+    """Run a coroutine on what the command line names: an image, or a single layer blob."""
     opener = Opener(services.store, services.pool, allow_unverified=args.allow_unverified)
     platform = parse_platform(args.platform) if args.platform else host_platform()
+    source = open_source(parse_source(args.source), args, services.http)
     if isinstance(source, RegistryImage | LayoutImage):
-        return services.loop.submit(resolve_image(source, opener, platform)).result()
-    assert isinstance(source, UrlBlob | FileBlob)
-    return services.loop.submit(resolve_blob(source, opener)).result()
+        return services.loop.submit(on_image(source, opener, platform))
+    return services.loop.submit(on_blob(source, opener))
+
+
+def resolve(services: Services, args: argparse.Namespace) -> Resolved:
+    """Open all layers of what the command line names; any CrfsError."""
+    return submit_to_source(services, args, resolve_image, resolve_blob).result()
 
 
 def read_tree(services: Services, resolved: Resolved) -> tuple[Tree, ImageReader]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 
 from crfs.cli.mountoptions import apply_mount_options
-from crfs.cli.options import add_log_options, add_source_options
+from crfs.cli.options import add_log_options, add_source_options, configure_log
 from crfs.fuse.session import block_signals
 from crfs.mount.daemon import Ready, run_in_background
 from crfs.mount.fuse import MountRequest, serve_tree
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     log_path = (args.log_file or Path(platformdirs.user_log_dir("crfs")) / "mount.log").absolute()
 
     def work(ready: Ready) -> None:
-        _configure_log(args.log_level, where)
+        configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
         _serve(args, where, fuse_options, ready)
 
     if args.foreground:
@@ -54,15 +54,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         run_in_background(work, lambda: _open_log(log_path))
     return 0
-
-
-def _configure_log(level: str, where: Path) -> None:
-    """Everything goes to stderr, which is the log file once the daemon has let go of the terminal."""
-    place = str(where).replace("%", "%%")
-    logging.basicConfig(
-        format=f"%(asctime)s crfs[{os.getpid()}] {place}: %(levelname)s: %(message)s",
-        level={"warn": "WARNING"}.get(level, level.upper()),
-    )
 
 
 def _open_log(path: Path) -> int:

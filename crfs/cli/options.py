@@ -1,6 +1,7 @@
 """Options that several subcommands share: where images come from, where bytes are kept, what is logged."""
 
 import argparse
+import logging
 from pathlib import Path
 
 
@@ -44,6 +45,14 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         choices=["debug", "info", "warn", "error"],
         default="warn",
         help="log messages at and above this level (default warn)",
+    )
+
+
+def configure_log(level: str, who: str) -> None:
+    """Log to stderr, which is a file once a daemon has let go of the terminal; `who` begins each message."""
+    logging.basicConfig(
+        format=f"%(asctime)s {who.replace('%', '%%')}: %(levelname)s: %(message)s",
+        level={"warn": "WARNING"}.get(level, level.upper()),
     )
 
 

@@ -19,13 +19,18 @@ class Format(enum.Enum):
 
 
 class Trust(enum.Enum):
-    """By what a layer's bytes are known to be the right ones; the value is what `inspect` shows."""
+    """By what a layer's bytes are known to be the right ones.
 
-    MANIFEST = "manifest -> TOC -> chunks"
-    TOC = "chunks, by a TOC that is taken at its word"
-    BACKGROUND = "chunks, by a TOC that the whole layer's digest is yet to confirm"
-    WHOLE = "whole layer: digest and diff_id"
-    NONE = "nothing: a single blob without a TOC has no digest"
+    MANIFEST: the manifest vouches for the TOC, the TOC for each chunk. TOC: a TOC that is taken at its word
+    vouches for the chunks. BACKGROUND: the same, until the whole layer has been compared with its digest.
+    WHOLE: digest and diff_id of the whole layer. NONE: a single blob without a TOC, which has no digest.
+    """
+
+    MANIFEST = "manifest"
+    TOC = "toc"
+    BACKGROUND = "background"
+    WHOLE = "whole"
+    NONE = "none"
 
 
 @dataclass(slots=True)

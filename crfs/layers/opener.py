@@ -57,36 +57,38 @@ class Opener:
 
         UnsupportedError for a media type that is no layer's; FormatError, DigestMismatch; transport errors.
         """
+        lazy = await self.open_lazy(blob, descriptor)
+        if isinstance(lazy, Layer):
+            return lazy
+        return await self._open_whole(blob, descriptor.digest, await diff_id(), lazy)
+
+    async def open_lazy(self, blob: Blob, descriptor: Descriptor) -> Layer | str:
+        """The layer, if it can be read lazily, or why it can't be. Raises as open_layer() does."""
         compression = layer_compression(descriptor.media_type)
         if compression is None:
             raise UnsupportedError(f"{blob.name}: {descriptor.media_type!r} is no layer that can be mounted")
         toc_digest = descriptor.annotations.get(TOC_DIGEST_ANNOTATION)
-        reason = f"{compression.value} tar without a TOC"
-        if compression is Compression.GZIP and (toc_digest or self._allow_unverified):
-            found = await self._find_toc(blob, descriptor.size, toc_digest)
-            if isinstance(found, Toc):
-                trust = Trust.MANIFEST if toc_digest else Trust.BACKGROUND
-                return _lazy_layer(descriptor.digest, blob, found, trust)
-            reason = found
-        return await self._open_whole(blob, descriptor.digest, await diff_id(), reason)
+        if compression is not Compression.GZIP:
+            return f"its format is {descriptor.media_type}"
+        if not toc_digest and not self._allow_unverified:
+            return "no TOC that the manifest vouches for"
+        found = await self.find_toc(blob, descriptor.size, toc_digest)
+        if isinstance(found, str):
+            return found
+        return lazy_layer(descriptor.digest, blob, found, Trust.MANIFEST if toc_digest else Trust.BACKGROUND)
 
     async def open_single(self, blob: Blob) -> Layer:
         """A blob without a manifest: its TOC, if it has one, is taken at its word."""
-        found = await self._find_toc(blob, None, None)
+        found = await self.find_toc(blob, None, None)
         if isinstance(found, Toc):
-            return _lazy_layer(blob.name, blob, found, Trust.TOC)
+            return lazy_layer(blob.name, blob, found, Trust.TOC)
         whole = await fetch_whole(blob, None, None, self._store, self._pool)
         index = await pooled(self._pool, lambda: index_tar(whole.tar, blob.name))
         return Layer(
             blob.name, whole.format, Trust.NONE, index, blob, whole.size, tar=whole.tar, reason=found
         )
 
-    async def find_stargz(self, blob: Blob, size: int) -> bool:
-        """Whether a layer is a stargz of any kind, by its footer alone."""
-        tail, _ = await blob.fetch_tail(min(size, 64))
-        return find_footer(tail) is not None
-
-    async def _find_toc(self, blob: Blob, size: int | None, toc_digest: str | None) -> Toc | str:
+    async def find_toc(self, blob: Blob, size: int | None, toc_digest: str | None) -> Toc | str:
         """The blob's TOC, verified against `toc_digest` where there is one, or why it can't be used."""
         guess = min(max(size // _TAIL_SHARE, _TAIL_MIN), _TAIL_MAX) if size else _TAIL_MIN
         tail, total = await blob.fetch_tail(guess)
@@ -129,7 +131,8 @@ class Opener:
         return Layer(digest, format_, Trust.WHOLE, index, blob, size, tar=path, reason=reason)
 
 
-def _lazy_layer(name: str, blob: Blob, toc: Toc, trust: Trust) -> Layer:
+def lazy_layer(name: str, blob: Blob, toc: Toc, trust: Trust) -> Layer:
+    """A layer whose bytes are fetched as they are read."""
     toc_size = toc.blob_size - toc.toc_off
     return Layer(name, toc.format, trust, toc.index, blob, toc.blob_size, toc_size=toc_size)
 
