@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -37,9 +38,12 @@ from crfs.formats.reference import ImageReference
 from crfs.registry.bodies import Counters
 from crfs.registry.server import Registry
 
+# of a shared library only parts are read, so a quarter of the usual size
+_CHUNK_SIZE = 1 << 20
 # 4 is about as small as 9 on binaries, and several times as fast
 _LEVEL = 4
 _TIMEOUT_SECONDS = 60
+_T = TypeVar("_T")
 _SCRIPT = Path(__file__).with_name("demo_program.py")
 
 
@@ -111,8 +115,8 @@ def _demonstrate(scratch: Path) -> Result:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         entries, layer = _build_layer(scratch, progress)
         with Registry(scratch / "registry") as registry:
-            progress.add_task("push", total=None)
-            _push(registry.address, layer)
+            with _stage(progress, "push"):
+                _push(registry.address, layer)
             mounted, ran, program = _mount_and_run(registry, scratch, progress)
     size = sum(entry.info.size for entry in entries)
     files = sum(entry.info.isreg() for entry in entries)
@@ -132,7 +136,9 @@ def _build_layer(scratch: Path, progress: Progress) -> tuple[list[TarEntry], Lay
 
     path = scratch / "layer"
     with path.open("wb") as out:
-        return entries, LayerFile(path, write_estargz(counted(), out, Options(level=_LEVEL)))
+        return entries, LayerFile(
+            path, write_estargz(counted(), out, Options(chunk_size=_CHUNK_SIZE, level=_LEVEL))
+        )
 
 
 def _push(address: str, layer: LayerFile) -> None:
@@ -159,29 +165,42 @@ def _mount_and_run(registry: Registry, scratch: Path, progress: Progress) -> tup
     places = ("--cache", f"{scratch}/cache", "--log-file", f"{scratch}/log")
     with contextlib.ExitStack() as stack:
         stack.callback(_unmount, mountpoint)
-        progress.add_task("mount", total=None)
-        mounted = _measure(
-            registry, lambda: _crfs("mount", image, str(mountpoint), "--tls-verify=false", *places)
-        )
-        progress.add_task("run Python from the mount", total=None)
-        said: list[str] = []
-        ran = _measure(registry, lambda: said.append(_run_program(mountpoint)))
-        progress.add_task("unmount", total=None)
-    return mounted, ran, said[0]
+        with _stage(progress, "mount"):
+            command = ("mount", image, str(mountpoint), "--tls-verify=false", *places)
+            _, mounted = _measure(registry, lambda: _crfs(*command))
+        with _stage(progress, "run Python from the mount"):
+            program, ran = _measure(registry, lambda: _run_program(mountpoint))
+    return mounted, ran, program
 
 
-def _measure(registry: Registry, work: Callable[[], None]) -> Step:
+@contextlib.contextmanager
+def _stage(progress: Progress, name: str) -> Iterator[None]:
+    """Show that something goes on, for as long as it does."""
+    task = progress.add_task(name, total=None)
+    try:
+        yield
+    finally:
+        progress.remove_task(task)
+
+
+def _measure(registry: Registry, work: Callable[[], _T]) -> tuple[_T, Step]:
     before, started = registry.counters, time.perf_counter()
-    work()
-    return Step(time.perf_counter() - started, registry.counters - before)
+    result = work()
+    return result, Step(time.perf_counter() - started, registry.counters - before)
 
 
 def _crfs(*arguments: str) -> None:
     """Run a command of ours as a user would; its one line of complaint as MountError."""
     command = [sys.executable, "-m", "crfs.cli.main", *arguments]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=_TIMEOUT_SECONDS)
-    if done.returncode:
-        raise MountError(done.stderr.strip().removeprefix("crfs: ") or f"crfs {arguments[0]} failed")
+    # out of reach of the terminal's Ctrl-C: a mount that is half made can't be taken down
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            _, complaint = process.communicate(timeout=_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise MountError(f"crfs {arguments[0]} has not ended after {_TIMEOUT_SECONDS} s") from error
+    if process.returncode:
+        raise MountError(complaint.strip().removeprefix("crfs: ") or f"crfs {arguments[0]} failed")
 
 
 def _unmount(mountpoint: Path) -> None:
