@@ -38,7 +38,7 @@ def _print_table(report: ImageReport) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, width=max(Console().width, 96))
     table = Table(box=None, pad_edge=False)
     for heading in ("LAYER", "FORMAT", "LAZY", "VERIFIED"):
         table.add_column(heading, no_wrap=True)
