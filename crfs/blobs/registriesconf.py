@@ -89,12 +89,13 @@ class RegistriesConf:
     def _find(self, reference: ImageReference) -> tuple[_Registry | None, int]:
         """The registry whose prefix matches most of the name, and how many characters it matches."""
         best: _Registry | None = None
-        longest = 0
+        rank = (0, 0)
         for registry in self._registries:
             length = match_prefix(reference.text, registry.prefix)
-            if length > longest:
-                best, longest = registry, length
-        return best, longest
+            # two wildcards match the same host: the longer one says more
+            if length and (length, len(registry.prefix)) > rank:
+                best, rank = registry, (length, len(registry.prefix))
+        return best, rank[0]
 
 
 def match_prefix(name: str, prefix: str) -> int:
@@ -105,7 +106,7 @@ def match_prefix(name: str, prefix: str) -> int:
     else:
         length = len(prefix) if name.startswith(prefix) else 0
     # "example.com" must not match "example.com:5000", which is another registry
-    ends = "/:@" if "/" in prefix else "/"
+    ends = "/:@" if "/" in prefix or prefix.startswith("*.") else "/"
     return length if length and (length == len(name) or name[length] in ends) else 0
 
 

@@ -343,7 +343,7 @@ class FaultProxy:
 
     async def _start(self) -> None:
         self._client = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
-        server = web.Server(self._handle)
+        server = web.Server(self._handle, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
         context = None
