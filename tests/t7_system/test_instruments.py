@@ -129,7 +129,7 @@ def test_link_counts_requests_and_bytes() -> None:
     answer = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 500000\r\n\r\n" + bytes(500000)
     request = b"GET /v2/x/blobs/y HTTP/1.1\r\nHost: h\r\nRange: bytes=0-9\r\n\r\n"
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = threading.Thread(target=_serve_once, args=(listener, answer))
+        server = threading.Thread(target=_serve_once, args=(listener, answer), daemon=True)
         server.start()
         with link(listener.getsockname()[1]) as counted:
             with socket.create_connection(("127.0.0.1", counted.port)) as client:
