@@ -6,6 +6,7 @@ then sealed and immutable.
 
 from libc.string cimport memcpy
 from libcpp.algorithm cimport sort
+from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from crfs.errors import FormatError
@@ -286,6 +287,12 @@ cdef class LayerIndex:
         self.records.shrink_to_fit()
         self.chunks.shrink_to_fit()
         self.sealed = True
+
+    def clear(self):
+        """Drop all records, once they have been merged: nothing else needs them."""
+        vector[Record]().swap(self.records)
+        vector[Chunk]().swap(self.chunks)
+        string().swap(self.heap)
 
     @property
     def counts(self):

@@ -8,16 +8,14 @@ import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
-
-import platformdirs
 
 from crfs._native.index import Tree
 from crfs._native.pagecache import PageCache
 from crfs._native.union import merge
 from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.credentials import CredentialStore
+from crfs.blobs.directories import cache_directory
 from crfs.blobs.endpoint import Access
 from crfs.blobs.fetchloop import FetchLoop
 from crfs.blobs.http import Http
@@ -66,14 +64,9 @@ class Services:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
 
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/crfs, or ~/.cache/crfs."""
-    return Path(platformdirs.user_cache_dir("crfs"))
-
-
 def open_services(args: argparse.Namespace) -> Services:
     """Start the threads. CrfsError where the cache can't be used."""
-    store = open_store((args.cache or default_cache()).absolute())
+    store = open_store((args.cache or cache_directory()).absolute())
     loop = FetchLoop()
     loop.start()
     pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode")
@@ -125,6 +118,8 @@ def read_tree(services: Services, resolved: Resolved) -> tuple[Tree, ImageReader
         tree = Tree(merge([layer.index for layer in resolved.layers]))
     except CrfsError as error:
         raise type(error)(f"{resolved.name}: {error}") from error
+    for layer in resolved.layers:
+        layer.index.clear()
     pages = PageCache(PAGE_CACHE_BYTES)
     loader = ChunkLoader(
         tree, resolved.layers, pages, services.store, services.loop, RangeFetcher(), services.pool

@@ -5,13 +5,13 @@ import logging
 import os
 from pathlib import Path
 
-import platformdirs
-
+from crfs.blobs.directories import log_directory
 from crfs.cli.mountoptions import apply_mount_options
 from crfs.cli.options import add_log_options, add_source_options, configure_log
 from crfs.fuse.session import block_signals
 from crfs.mount.daemon import Ready, run_in_background
 from crfs.mount.fuse import MountRequest, serve_tree
+from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Mount; any CrfsError where it can't be done, in the foreground or before the daemon is ready."""
     fuse_options, nonempty = apply_mount_options(args)
     where = claim(args.dir, nonempty=nonempty)
-    log_path = (args.log_file or Path(platformdirs.user_log_dir("crfs")) / "mount.log").absolute()
+    log_path = (args.log_file or log_directory() / "mount.log").absolute()
 
     def work(ready: Ready) -> None:
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
@@ -69,11 +69,13 @@ def _serve(args: argparse.Namespace, where: Path, options: tuple[str, ...], read
     """Open the image and serve it; runs in the process that stays."""
     from crfs.cli.compose import open_services, read_tree, resolve
 
+    tame_malloc()
     block_signals()
     services = open_services(args)
     try:
         resolved = resolve(services, args)
         tree, reader = read_tree(services, resolved)
+        settle()
         serve_tree(tree, reader, MountRequest(where, resolved.name, options), ready, reader.stop)
     finally:
         services.close()

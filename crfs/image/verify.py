@@ -3,7 +3,7 @@
 import logging
 
 from crfs.errors import CrfsError, DigestMismatch
-from crfs.layers.ingest import check_whole
+from crfs.formats.digest import check_hash, parse_digest
 from crfs.layers.layer import Layer
 
 log = logging.getLogger(__name__)
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 async def verify_in_background(layer: Layer) -> None:
     """Read the layer once. A mismatch ends all reading from it; a failed transfer leaves it unverified."""
     try:
-        await check_whole(layer.blob, layer.name)
+        await _check_whole(layer)
     except DigestMismatch as error:
         layer.health.failure = str(error)
         log.error("%s; reads from it fail from now on", error)
@@ -20,3 +20,10 @@ async def verify_in_background(layer: Layer) -> None:
         log.warning("%s stays unverified: %s", layer.name, error)
     else:
         log.info("%s: the whole layer matches its digest", layer.name)
+
+
+async def _check_whole(layer: Layer) -> None:
+    hasher = parse_digest(layer.name).hasher()
+    async for piece in layer.blob.iter_body():
+        hasher.update(piece)
+    check_hash(hasher, layer.name, layer.blob.name)

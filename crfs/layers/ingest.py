@@ -18,7 +18,8 @@ from crfs.blobs.fetchloop import pooled
 from crfs.blobs.store import Store
 from crfs.errors import DigestMismatch, FormatError
 from crfs.formats.digest import parse_digest
-from crfs.layers.layer import Format
+from crfs.layers.layer import Format, Layer, Trust
+from crfs.layers.tarindex import index_tar
 
 _MAGIC = ((b"\x1f\x8b", Format.TAR_GZIP), (b"\x28\xb5\x2f\xfd", Format.TAR_ZSTD))
 _PIECE = 1 << 20
@@ -169,10 +170,18 @@ async def fetch_whole(
     return Ingested(tar, intake.format, found, intake.size)
 
 
-async def check_whole(blob: Blob, digest: str) -> None:
-    """Read a layer once, only to compare it with its digest; DigestMismatch if it differs."""
-    hasher = parse_digest(digest).hasher()
-    async for piece in blob.iter_body():
-        hasher.update(piece)
-    if hasher.hexdigest() != parse_digest(digest).hex:
-        raise DigestMismatch(f"{blob.name}: the layer's bytes do not match its digest")
+async def open_whole(
+    blob: Blob, digest: str | None, diff_id: str | None, reason: str, store: Store, pool: Executor
+) -> Layer:
+    """A layer out of the cache, or fetched into it. `reason` says why it is not read lazily.
+
+    What fetch_whole() raises; FormatError where the tar is damaged.
+    """
+    tar = await pooled(pool, lambda: store.find_layer(diff_id)) if diff_id else None
+    format_, size = Format.TAR, None
+    if tar is None:
+        whole = await fetch_whole(blob, digest, diff_id, store, pool)
+        tar, format_, size = whole.tar, whole.format, whole.size
+    index = await pooled(pool, functools.partial(index_tar, tar, blob.name))
+    trust = Trust.WHOLE if digest else Trust.NONE
+    return Layer(digest or blob.name, format_, trust, index, blob, size, tar=tar, reason=reason)

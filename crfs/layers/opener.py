@@ -6,7 +6,6 @@ A layer with a TOC that the manifest vouches for costs one request: its tail, wh
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from pathlib import Path
 
 from crfs._native.inflate import inflate
 from crfs._native.layerindex import LayerIndex
@@ -20,9 +19,7 @@ from crfs.formats.footer import FooterKind, find_footer
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import Compression, layer_compression
 from crfs.formats.toc import MAX_TOC_SIZE, RESERVED_NAMES, TOC_DIGEST_ANNOTATION, iter_toc, unpack_toc
-from crfs.layers.ingest import fetch_whole
 from crfs.layers.layer import Format, Layer, Trust
-from crfs.layers.tarindex import index_tar
 
 DiffId = Callable[[], Awaitable[str]]
 
@@ -82,11 +79,7 @@ class Opener:
         found = await self.find_toc(blob, None, None)
         if isinstance(found, Toc):
             return lazy_layer(blob.name, blob, found, Trust.TOC)
-        whole = await fetch_whole(blob, None, None, self._store, self._pool)
-        index = await pooled(self._pool, lambda: index_tar(whole.tar, blob.name))
-        return Layer(
-            blob.name, whole.format, Trust.NONE, index, blob, whole.size, tar=whole.tar, reason=found
-        )
+        return await self._open_whole(blob, None, None, found)
 
     async def find_toc(self, blob: Blob, size: int | None, toc_digest: str | None) -> Toc | str:
         """The blob's TOC, verified against `toc_digest` where there is one, or why it can't be used."""
@@ -106,11 +99,9 @@ class Opener:
             )
         if total - footer.toc_off > MAX_TOC_SIZE:
             raise FormatError(f"{blob.name}: the TOC has more than {MAX_TOC_SIZE} bytes")
-        tail_off = total - len(tail)
-        if footer.toc_off < tail_off:
-            tail = await blob.fetch_range(footer.toc_off, tail_off) + tail
-            tail_off = footer.toc_off
-        member = tail[footer.toc_off - tail_off : data_end - tail_off]
+        if footer.toc_off < total - len(tail):
+            tail = await blob.fetch_range(footer.toc_off, total - len(tail)) + tail
+        member = tail[footer.toc_off - total : -footer.size]
         kind = Format.STARGZ if footer.kind is FooterKind.STARGZ else Format.ESTARGZ
         try:
             index = await pooled(self._pool, lambda: _read_toc(member, footer.toc_off, toc_digest))
@@ -120,15 +111,11 @@ class Opener:
             raise type(error)(f"{blob.name}: {error}") from error
         return Toc(kind, footer.toc_off, total, index)
 
-    async def _open_whole(self, blob: Blob, digest: str, diff_id: str, reason: str) -> Layer:
-        tar = await pooled(self._pool, lambda: self._store.find_layer(diff_id))
-        format_, size = Format.TAR, None
-        if tar is None:
-            whole = await fetch_whole(blob, digest, diff_id, self._store, self._pool)
-            tar, format_, size = whole.tar, whole.format, whole.size
-        path: Path = tar
-        index = await pooled(self._pool, lambda: index_tar(path, blob.name))
-        return Layer(digest, format_, Trust.WHOLE, index, blob, size, tar=path, reason=reason)
+    async def _open_whole(self, blob: Blob, digest: str | None, diff_id: str | None, reason: str) -> Layer:
+        # late: tarfile and zstandard are not for those who wait for a lazily read image
+        from crfs.layers.ingest import open_whole
+
+        return await open_whole(blob, digest, diff_id, reason, self._store, self._pool)
 
 
 def lazy_layer(name: str, blob: Blob, toc: Toc, trust: Trust) -> Layer:

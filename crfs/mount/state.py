@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 import msgspec
-import platformdirs
+
+from crfs.blobs.directories import runtime_directory
 
 
 class MountState(msgspec.Struct, frozen=True):
@@ -21,12 +22,8 @@ class MountState(msgspec.Struct, frozen=True):
     started: int
 
 
-def _directory() -> Path:
-    return Path("/run/crfs") if os.geteuid() == 0 else Path(platformdirs.user_runtime_dir("crfs"))
-
-
 def _path(device: str) -> Path:
-    return _directory() / f"mount-{device.replace(':', '-')}.json"
+    return runtime_directory() / f"mount-{device.replace(':', '-')}.json"
 
 
 def process_start(pid: int) -> int | None:

@@ -1,0 +1,27 @@
+"""Where crfs keeps its files: the XDG base directories, and /run/crfs for root."""
+
+import os
+from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """$XDG_CACHE_HOME/crfs, or ~/.cache/crfs."""
+    import platformdirs  # late, here and below: often an option or root's fixed path says it all
+
+    return platformdirs.user_cache_path("crfs")
+
+
+def log_directory() -> Path:
+    """$XDG_STATE_HOME/crfs/log, or ~/.local/state/crfs/log."""
+    import platformdirs
+
+    return platformdirs.user_log_path("crfs")
+
+
+def runtime_directory() -> Path:
+    """/run/crfs for root, else $XDG_RUNTIME_DIR/crfs."""
+    if os.geteuid() == 0:
+        return Path("/run/crfs")
+    import platformdirs
+
+    return platformdirs.user_runtime_path("crfs")
