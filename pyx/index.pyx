@@ -44,6 +44,7 @@ cdef class Tree:
         """Lay the columns over `image`; FormatError if they do not fit it or point outside of it."""
         cdef const char *at = <const char *>self.buffer.buf
         cdef uint64_t off = padded(sizeof(Header)), total
+        cdef bint sound
         if <size_t>self.buffer.len < sizeof(Header):
             raise FormatError("the tree image is cut short")
         self.header = <const Header *>at
@@ -61,8 +62,84 @@ cdef class Tree:
         off += padded(<uint64_t>self.header.chunks * 4)
         self.heap = <const unsigned char *>(at + off)
         total = off + padded(self.header.heap)
-        if <uint64_t>self.buffer.len != total:
+        if self.header.heap > <uint64_t>self.buffer.len or <uint64_t>self.buffer.len != total:
             raise FormatError("the tree image is cut short")
+        with nogil:
+            sound = self.is_sound()
+        if not sound:
+            raise FormatError("the tree image is damaged")
+
+    # one pass: afterwards, whatever a lookup follows is in its table, and every way up or down has an end
+
+    cdef bint is_sound(self) noexcept nogil:
+        """Whether all that the tables point to is there, and its directories are a tree as union numbers it."""
+        cdef uint32_t i
+        cdef uint64_t dentries = 0, chunks = 0
+        cdef const Inode *at
+        for i in range(self.header.inodes):
+            at = &self.inode_table[i]
+            if not self.is_sound_place(i) or not self.are_sound_xattrs(at):
+                return False
+            if at.mode & S_IFMT == S_IFDIR:
+                if at.first != dentries or not self.are_sound_dentries(i):
+                    return False
+                dentries += at.count
+            elif at.mode & S_IFMT == S_IFREG:
+                if at.first != chunks or not self.are_sound_chunks(at):
+                    return False
+                chunks += at.count
+            elif at.mode & S_IFMT == S_IFLNK and <uint64_t>at.first + at.count > self.header.heap:
+                return False
+        for i in range(self.header.chunks):
+            if self.rank[i] >= self.header.chunks or self.order[self.rank[i]] != i:
+                return False
+        return dentries == self.header.dentries and chunks == self.header.chunks
+
+    cdef bint is_sound_place(self, uint32_t inode) noexcept nogil:
+        """Whether an inode's parent is a directory of a lower number, or it is the root."""
+        cdef uint32_t parent = self.inode_table[inode].parent
+        if inode and parent >= inode:
+            return False
+        return (inode or not parent) and self.inode_table[parent].mode & S_IFMT == S_IFDIR
+
+    cdef bint are_sound_dentries(self, uint32_t inode) noexcept nogil:
+        cdef const Inode *at = &self.inode_table[inode]
+        cdef const Dentry *dentry
+        cdef uint64_t i
+        if <uint64_t>at.first + at.count > self.header.dentries:
+            return False
+        for i in range(at.first, <uint64_t>at.first + at.count):
+            dentry = &self.dentry_table[i]
+            if dentry.inode >= self.header.inodes or <uint64_t>dentry.name_off + dentry.name_len > self.header.heap:
+                return False
+            if self.inode_table[dentry.inode].mode & S_IFMT == S_IFDIR and (
+                    self.inode_table[dentry.inode].parent != inode or dentry.inode <= inode):
+                return False
+        return True
+
+    cdef bint are_sound_chunks(self, const Inode *at) noexcept nogil:
+        cdef const Chunk *chunk
+        cdef uint64_t i, end = 0
+        if <uint64_t>at.first + at.count > self.header.chunks:
+            return False
+        for i in range(at.first, <uint64_t>at.first + at.count):
+            chunk = &self.chunk_table[i]
+            if chunk.file_off < end or chunk.size > at.size or chunk.file_off > at.size - chunk.size:
+                return False
+            if chunk.size == 0 or chunk.blob_end <= chunk.blob_off:
+                return False
+            end = chunk.file_off + chunk.size
+        return True
+
+    cdef bint are_sound_xattrs(self, const Inode *at) noexcept nogil:
+        cdef const unsigned char *data = self.heap + at.xattr_off
+        cdef uint64_t off = 0
+        if <uint64_t>at.xattr_off + at.xattr_len > self.header.heap:
+            return False
+        while off + 6 <= at.xattr_len:
+            off += <uint64_t>6 + (data[off] | data[off + 1] << 8) + (
+                data[off + 2] | data[off + 3] << 8 | data[off + 4] << 16 | <uint32_t>data[off + 5] << 24)
+        return off == at.xattr_len
 
     cdef const Inode *get(self, uint64_t inode) except NULL:
         if not 1 <= inode <= self.header.inodes:
@@ -138,7 +215,7 @@ cdef class Tree:
         cdef list found = []
         if directory.mode & S_IFMT != S_IFDIR:
             raise NotADirectoryError(inode)
-        for i in range(start, min(directory.count, start + limit)):
+        for i in range(start, <uint32_t>min(<uint64_t>directory.count, <uint64_t>start + limit)):
             dentry = &self.dentry_table[directory.first + i]
             name = <bytes>self.heap[dentry.name_off:dentry.name_off + dentry.name_len]
             found.append((name, dentry.inode + 1, self.inode_table[dentry.inode].mode))
@@ -219,7 +296,9 @@ cdef class Tree:
     def file_chunks(self, uint64_t inode, uint32_t chunk, uint32_t limit):
         """Ids of a file's chunks from `chunk` on, `limit` at most."""
         cdef const Inode *at = self.get(inode)
-        return list(range(max(chunk, at.first), min(chunk + limit, at.first + at.count)))
+        if at.mode & S_IFMT != S_IFREG:
+            raise ValueError(f"inode {inode} is no regular file")
+        return list(range(max(chunk, at.first), min(<uint64_t>chunk + limit, <uint64_t>at.first + at.count)))
 
     cdef const Chunk *get_chunk(self, uint32_t chunk) except NULL:
         if chunk >= self.header.chunks:
@@ -254,7 +333,8 @@ cdef class Tree:
         cdef list found = []
         while i < self.header.chunks:
             next_ = &self.chunk_table[self.order[i]]
-            if next_.layer != at.layer or next_.blob_end > at.blob_end + limit:
+            if next_.layer != at.layer or (
+                    next_.blob_end > at.blob_end and next_.blob_end - at.blob_end > limit):
                 break
             if next_.blob_off != at.blob_off:
                 found.append(self.order[i])
