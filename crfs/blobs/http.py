@@ -198,7 +198,7 @@ class Http:
         if authorization is not None:
             headers["Authorization"] = authorization
         with translated(describe(request.method, url)):
-            return await self._open_session().request(
+            raw = await self._open_session().request(
                 request.method,
                 url,
                 headers=headers,
@@ -208,6 +208,8 @@ class Http:
                 proxy=find_proxy(url),
                 timeout=self._timeout(request.read_seconds),
             )
+        self.stats.answers += 1
+        return raw
 
     def _timeout(self, read_seconds: float) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(

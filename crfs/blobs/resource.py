@@ -82,17 +82,21 @@ class HttpResource:
             raise ValueError(f"not a range: [{start}, {end})")
         if self._size is not None and end > self._size:
             raise TransportError(f"{self._name}: asked for bytes up to {end} of {self._size}")
-        found = bytearray()
+        pieces: list[bytes] = []
         retries = self._http.retries(self._retry)
-        while len(found) < end - start:
-            before = len(found)
+        position = start
+        while position < end:
+            before = position
             try:
-                await self._fetch_some(start, end, found)
+                await self._fetch_some(position, end, pieces)
             except TransientError as error:
-                if len(found) - before >= PROGRESS_MIN:
+                position = start + sum(map(len, pieces))
+                if position - before >= PROGRESS_MIN:
                     retries.progressed()
                 await retries.wait(error)
-        return bytes(found)
+            else:
+                position = end
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """The last min(size, total) bytes and the total; see `Blob.fetch_tail`."""
@@ -124,16 +128,17 @@ class HttpResource:
                 failed_at = position
                 await retries.wait(error)
 
-    async def _fetch_some(self, start: int, end: int, found: bytearray) -> None:
-        """One attempt at what `found` lacks of [start, end); TransientError when it brings less."""
-        want = start + len(found)
-        with translated(f"{self._name}: bytes {want} to {end}"):
-            async with asyncio.timeout(self._http.limits.span_seconds(end - want)):
-                async with contextlib.aclosing(self._iter_from(want, end)) as pieces:
+    async def _fetch_some(self, start: int, end: int, found: list[bytes]) -> None:
+        """One attempt at [start, end), adding to `found`; TransientError when it brings less."""
+        position = start
+        with translated(f"{self._name}: bytes {start} to {end}"):
+            async with asyncio.timeout(self._http.limits.span_seconds(end - start)):
+                async with contextlib.aclosing(self._iter_from(start, end)) as pieces:
                     async for piece in pieces:
-                        found += piece
-        if len(found) < end - start:
-            raise TransientError(f"{self._name}: {len(found)} of {end - start} bytes arrived")
+                        found.append(piece)
+                        position += len(piece)
+        if position < end:
+            raise TransientError(f"{self._name}: {position - start} of {end - start} bytes arrived")
 
     async def _iter_from(self, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         """One request: the bytes from `start` on, at most to `end` (None: all); may stop early."""

@@ -16,15 +16,21 @@ from crfs.errors import AuthError, CrfsError, NotFoundError, TransportError
 
 logger = logging.getLogger(__name__)
 
+# tries at what refuses connections and never answered: more likely a wrong name than a restart
+FIRST_ATTEMPTS = 3
 _PERMANENT_5XX = frozenset({501, 505, 511})
 
 
 class TransientError(TransportError):
-    """A failure that another try may cure. `retry_after` is what the server asked for, in seconds."""
+    """A failure that another try may cure. `retry_after` is what the server asked for, in seconds.
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    `refused`: nobody listens there.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, refused: bool = False) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.refused = refused
 
 
 class TlsError(TransportError):
@@ -37,9 +43,10 @@ class TlsError(TransportError):
 
 @dataclass(slots=True)
 class Stats:
-    """Since the start: requests sent, body bytes received, tries after a failure."""
+    """Since the start: requests sent, answers and body bytes received, tries after a failure."""
 
     requests: int = 0
+    answers: int = 0
     bytes: int = 0
     retries: int = 0
 
@@ -76,7 +83,10 @@ class Retries:
     async def wait(self, error: TransientError) -> None:
         """Sleeps until the next try is due; raises TransportError from `error` when there is none."""
         self.failures += 1
-        if self.failures >= self.policy.attempts:
+        attempts = self.policy.attempts
+        if error.refused and not self.stats.answers:
+            attempts = min(attempts, FIRST_ATTEMPTS)
+        if self.failures >= attempts:
             raise TransportError(f"{error} (tried {self.failures} times)") from error
         delay = max(self.policy.delay(self.failures), error.retry_after or 0.0)
         if delay > self.policy.total_seconds - (time.monotonic() - self.started):
@@ -97,14 +107,12 @@ def translated(what: str) -> Iterator[None]:
         raise TlsError(f"{what}: the certificate is not trusted: {reason}", certificate=True) from error
     except aiohttp.ClientSSLError as error:
         raise TlsError(f"{what}: no TLS: {one_line(error)}", certificate=False) from error
-    except aiohttp.ClientConnectorDNSError as error:
-        raise _dns_error(what, error) from error
     except TimeoutError as error:
         raise TransientError(f"{what}: timed out") from error
     except aiohttp.ClientPayloadError as error:
         raise TransientError(f"{what}: the answer was cut short") from error
     except (aiohttp.ClientConnectionError, OSError) as error:
-        raise TransientError(f"{what}: {one_line(error)}") from error
+        raise _connection_error(what, getattr(error, "os_error", None) or error) from error
     except (aiohttp.ClientError, ValueError) as error:
         raise TransportError(f"{what}: {one_line(error)}") from error
 
@@ -145,7 +153,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
-def _dns_error(what: str, error: aiohttp.ClientConnectorDNSError) -> TransportError:
-    message = f"{what}: no address for {error.host!r}: {one_line(error.os_error)}"
-    final = error.os_error.errno == socket.EAI_NONAME
-    return TransportError(message) if final else TransientError(message)
+def _connection_error(what: str, error: BaseException) -> TransportError:
+    """For a connection that was not made, or broke; `error` is the system's."""
+    message = f"{what}: {one_line(error)}"
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+        return TransportError(message)
+    return TransientError(message, refused=isinstance(error, ConnectionRefusedError))

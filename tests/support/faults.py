@@ -15,6 +15,7 @@ The server has a thread and a loop of its own; everything public may be called f
 
 import asyncio
 import base64
+import contextlib
 import re
 import secrets
 import ssl
@@ -434,7 +435,9 @@ class FaultProxy:
         response.content_length = int(length) if head and length else len(answer.body)
         await response.prepare(request)
         if not head:
-            await self._send_body(request, response, answer)
+            # a client that has what it wants may leave
+            with contextlib.suppress(ConnectionResetError):
+                await self._send_body(request, response, answer)
         return response
 
     async def _send_body(

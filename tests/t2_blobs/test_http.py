@@ -113,10 +113,10 @@ def test_suffix_ranges_refused(proxy: FaultProxy, headers: dict[str, str]) -> No
     assert fetch_tail(proxy, 10) == (DATA[-10:], len(DATA))
 
 
-def test_suffix_ranges_ignored(proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.warns("ignores Range")
+def test_suffix_ranges_ignored(proxy: FaultProxy) -> None:
     proxy.use(IgnoreRange(range="bytes=-"))
     assert fetch_tail(proxy, 10) == (DATA[-10:], len(DATA))
-    assert "ignores Range" in caplog.text
 
 
 def test_suffix_answered_with_another_range(proxy: FaultProxy) -> None:
@@ -137,10 +137,10 @@ def test_cut_body_is_resumed_where_it_broke(proxy: FaultProxy) -> None:
     assert asked == [None, "bytes=70000-", "bytes=140000-", "bytes=210000-", "bytes=280000-"]
 
 
-def test_cut_body_is_resumed_without_ranges(proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.warns("ignores Range")
+def test_cut_body_is_resumed_without_ranges(proxy: FaultProxy) -> None:
     proxy.use(IgnoreRange(), CutBody(after=250_000, times=1))
     assert fetch_body(proxy) == DATA
-    assert "ignores Range" in caplog.text
 
 
 def test_should_fail_cut_without_progress(proxy: FaultProxy) -> None:
@@ -234,6 +234,7 @@ def test_ignored_range_is_sliced(proxy: FaultProxy, caplog: pytest.LogCaptureFix
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
+@pytest.mark.warns("ignores Range")
 def test_ignored_range_is_read_no_further_than_needed(proxy: FaultProxy) -> None:
     proxy.use(IgnoreRange(), Slow(seconds=0.05))
 
@@ -316,7 +317,7 @@ def test_many_ranges_at_once(proxy: FaultProxy) -> None:
 
 def test_should_fail_connection_refused() -> None:
     with pytest.raises(
-        TransportError, match=r"^GET http://127.0.0.1:1/x: Connection refused \(tried 4 times\)$"
+        TransportError, match=r"^GET http://127.0.0.1:1/x: Connection refused \(tried 3 times\)$"
     ):
         with_http(lambda http: UrlBlob(parse_url("http://127.0.0.1:1/x"), http).fetch_range(0, 1))
 
