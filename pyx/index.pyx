@@ -293,12 +293,10 @@ cdef class Tree:
             off = until
         return found
 
-    def file_chunks(self, uint64_t inode, uint32_t chunk, uint32_t limit):
-        """Ids of a file's chunks from `chunk` on, `limit` at most."""
-        cdef const Inode *at = self.get(inode)
-        if at.mode & S_IFMT != S_IFREG:
-            raise ValueError(f"inode {inode} is no regular file")
-        return list(range(max(chunk, at.first), min(<uint64_t>chunk + limit, <uint64_t>at.first + at.count)))
+    def file_chunks(self, uint32_t chunk):
+        """Ids of all chunks of the file that `chunk` belongs to, in the file's order."""
+        cdef const Inode *file = &self.inode_table[self.get_chunk(chunk).inode]
+        return range(file.first, file.first + file.count)
 
     cdef const Chunk *get_chunk(self, uint32_t chunk) except NULL:
         if chunk >= self.header.chunks:
@@ -325,18 +323,43 @@ cdef class Tree:
     cdef bint same_member(self, uint32_t chunk, const Chunk *at) noexcept:
         return self.chunk_table[chunk].layer == at.layer and self.chunk_table[chunk].blob_off == at.blob_off
 
-    def following(self, uint32_t chunk, uint64_t limit):
-        """Ids of the chunks that lie behind `chunk` in its blob and end at most `limit` bytes behind its member."""
+    def directory(self, uint32_t chunk):
+        """The inode of the directory that holds the chunk's file."""
+        return self.inode_table[self.get_chunk(chunk).inode].parent + 1
+
+    def around(self, uint32_t chunk, uint64_t reach, uint64_t largest):
+        """The neighbours of a chunk's member in its blob: (before, nearest first), (after, nearest first).
+
+        One chunk id for each member. A side ends at the first member that reaches further than `reach` bytes
+        from this one, is larger than `largest`, or holds a file of another directory.
+        """
         cdef const Chunk *at = self.get_chunk(chunk)
-        cdef const Chunk *next_
-        cdef uint32_t i = self.rank[chunk] + 1
-        cdef list found = []
-        while i < self.header.chunks:
-            next_ = &self.chunk_table[self.order[i]]
-            if next_.layer != at.layer or (
-                    next_.blob_end > at.blob_end and next_.blob_end - at.blob_end > limit):
+        cdef uint32_t parent = self.inode_table[at.inode].parent
+        cdef int64_t i = self.rank[chunk]
+        cdef uint64_t previous = at.blob_off
+        cdef const Chunk *other
+        cdef list before = [], after = []
+        while i > 0:
+            i -= 1
+            other = &self.chunk_table[self.order[i]]
+            if other.layer == at.layer and other.blob_off == previous:
+                continue
+            if not self.is_near(other, at, parent, largest) or at.blob_off - other.blob_off > reach:
                 break
-            if next_.blob_off != at.blob_off:
-                found.append(self.order[i])
+            before.append(self.order[i])
+            previous = other.blob_off
+        i, previous = self.rank[chunk], at.blob_off
+        while i + 1 < self.header.chunks:
             i += 1
-        return found
+            other = &self.chunk_table[self.order[i]]
+            if other.layer == at.layer and other.blob_off == previous:
+                continue
+            if not self.is_near(other, at, parent, largest) or other.blob_end - at.blob_end > reach:
+                break
+            after.append(self.order[i])
+            previous = other.blob_off
+        return before, after
+
+    cdef bint is_near(self, const Chunk *other, const Chunk *at, uint32_t parent, uint64_t largest) noexcept:
+        return (other.layer == at.layer and other.blob_end - other.blob_off <= largest
+                and self.inode_table[other.inode].parent == parent)

@@ -257,7 +257,7 @@ cdef class LayerIndex:
         if max(blob_off, inner_off) > MAX_SIZE:
             raise FormatError("a chunk's offset is impossible")
         chunk.file_off, chunk.size, chunk.blob_off, chunk.inner_off = file_off, size, blob_off, inner_off
-        chunk.blob_end, chunk.layer, chunk.has_digest = 0, 0, digest is not None
+        chunk.blob_end, chunk.layer, chunk.inode, chunk.has_digest = 0, 0, 0, digest is not None
         if digest is not None:
             raw = digest
             if len(raw) != 32:

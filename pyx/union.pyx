@@ -7,7 +7,7 @@ directory by taking its attributes. Pure; holds the GIL only to make the errors 
 
 from cython.operator cimport dereference
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from libcpp.algorithm cimport sort
 from libcpp.string cimport string
@@ -508,7 +508,7 @@ cdef class _Writer:
         inode.first, inode.count = <uint32_t>self.chunks.size(), record.chunk_count
         for i in range(record.chunk_count):
             chunk = layer.chunks[record.chunk_first + i]
-            chunk.layer = layer.number
+            chunk.layer, chunk.inode = <uint16_t>layer.number, <uint32_t>self.inodes.size()
             self.chunks.push_back(chunk)
 
     cdef void rank_chunks(self) noexcept nogil:
@@ -577,6 +577,8 @@ def merge(layers):
     cdef int status = OK
     cdef size_t i
     cdef list held = list(layers)
+    if len(held) > 0xFFFF:
+        raise FormatError(f"an image of {len(held)} layers can't be indexed")
     for number, item in enumerate(held):
         index = <LayerIndex?>item
         slices.push_back(LayerSlice(index.records.data(), index.chunks.data(), index.heap.data(), index.records.size(),

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 # A tree image: Header, then inodes, dentries, chunks, order, rank, heap, each at a multiple of 8.
 # inodes are in breadth-first order, so the dentries of a directory lie side by side, sorted by name.
@@ -37,8 +37,9 @@ cdef struct Chunk:
     uint64_t blob_end
     uint64_t inner_off
     uint8_t digest[32]
-    uint32_t layer
-    uint32_t has_digest
+    uint32_t inode
+    uint16_t layer
+    uint16_t has_digest
 
 cdef inline uint64_t padded(uint64_t size) noexcept nogil:
     return (size + 7) & ~(<uint64_t>7)

@@ -4,6 +4,7 @@ Any thread asks; fetching runs on the fetch loop, decoding in the pool. Nothing 
 """
 
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from crfs.blobs.fetchloop import FetchLoop
 from crfs.blobs.ranges import RangeFetcher
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError, DigestMismatch, FormatError
+from crfs.image.prefetch import NOTHING, Along
 from crfs.layers.layer import Layer
 
 log = logging.getLogger(__name__)
@@ -55,11 +57,8 @@ class ChunkLoader:
         for flight in flights:
             _settle(flight, CrfsError("the mount is going away"))
 
-    def load(self, chunk: int, along: Sequence[int] = ()) -> Future[bytes]:
-        """The decoded chunk, and `along`, which lie behind it in its blob, in the same request.
-
-        The future's exception is a CrfsError.
-        """
+    def load(self, chunk: int, along: Along = NOTHING) -> Future[bytes]:
+        """The decoded chunk, and its neighbours `along` in the same request. It fails with a CrfsError."""
         with self._lock:
             if self._stopped:
                 raise CrfsError("the mount is going away")
@@ -71,29 +70,29 @@ class ChunkLoader:
         self._loop.submit(self._fetch(members))
         return flight
 
-    def _claim_locked(self, chunk: int, along: Sequence[int]) -> list[list[Chunk]]:
-        """Members to fetch, in their order, each with all of its chunks, which are in flight from now on.
+    def _claim_locked(self, chunk: int, along: Along) -> list[list[Chunk]]:
+        """Members to fetch, as they lie in the blob, each with all of its chunks; they are in flight now.
 
-        Those of `along` that are here or on their way are left out; the first one that is ends the list, so
-        that the request stays one range with nothing in it that is not wanted.
+        Each side of `along` ends at the first that is here or on its way, so that the request stays one range
+        with nothing in it that is not wanted.
         """
-        members: list[list[Chunk]] = []
-        for number in (chunk, *along):
+        before = list(itertools.takewhile(self._is_missing, along.before))
+        after = list(itertools.takewhile(self._is_missing, along.after))
+        members = []
+        for number in (*reversed(before), chunk, *after):
             if number in self._flights:
-                if members and number not in (part.id for part in members[-1]):
-                    break
+                # a neighbour that shares its member with another one
                 continue
-            ids = self._tree.member(number)
-            parts = [self._tree.chunk(part) for part in ids]
-            if number != chunk and self._is_here(parts[0]):
-                break
-            for part in ids:
-                self._flights.setdefault(part, Future())
+            parts = [self._tree.chunk(part) for part in self._tree.member(number)]
+            self._flights.update((part.id, Future()) for part in parts)
             members.append(parts)
         return members
 
-    def _is_here(self, chunk: Chunk) -> bool:
-        return chunk.digest is not None and self._store.has_chunk(chunk.digest)
+    def _is_missing(self, chunk: int) -> bool:
+        if chunk in self._flights or self._pages.read(chunk, 0, 1) is not None:
+            return False
+        digest = self._tree.chunk(chunk).digest
+        return digest is None or not self._store.has_chunk(digest)
 
     async def _fetch(self, members: list[list[Chunk]], attempt: int = 1) -> None:
         """Fetch neighbouring members of one blob in one request and hand each to the pool."""

@@ -6,7 +6,6 @@ Any thread. read() may wait for the network, so nobody calls it with a lock held
 import errno
 import logging
 import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -40,7 +39,6 @@ class ImageReader:
         self._loader = loader
         self._wait_seconds = wait_seconds
         self._prefetch = Prefetch(tree)
-        self._lock = threading.Lock()
         self._tars = {
             number: os.open(layer.tar, os.O_RDONLY | os.O_CLOEXEC)
             for number, layer in enumerate(layers)
@@ -92,10 +90,9 @@ class ImageReader:
         tar = self._tars.get(place.layer)
         if tar is not None:
             return _pread(tar, place, start, end)
-        with self._lock:
-            ahead = self._prefetch.ahead(inode, chunk)
+        ahead = self._prefetch.ahead(inode, chunk)
         data = self._find_chunk(place, start, end)
-        flight = self._loader.load(chunk, self._prefetch.neighbours(chunk)) if data is None else None
+        flight = self._loader.load(chunk, self._prefetch.along(chunk)) if data is None else None
         for number in ahead:
             self._start(number)
         if flight is None:
