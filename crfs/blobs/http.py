@@ -13,7 +13,6 @@ from typing import BinaryIO, Protocol, TypeVar
 
 import aiohttp
 import msgspec
-from multidict import CIMultiDictProxy
 from yarl import URL
 
 from crfs import __version__
@@ -87,7 +86,7 @@ class Response:
         self._stats = stats
         self.what: str = describe(method, raw.url)  # method and masked URL, for messages
         self.status: int = raw.status
-        self.headers: CIMultiDictProxy[str] = raw.headers
+        self.headers: Mapping[str, str] = raw.headers  # names are case-insensitive
         self.url: str = str(raw.url)
         self.moved: bool = moved  # another origin answers than the one that was asked
 

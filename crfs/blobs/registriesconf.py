@@ -5,6 +5,7 @@ Short names are not looked up: `docker://alpine` is docker.io's, as it is for sk
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from crfs.errors import UsageError
 from crfs.formats.reference import ImageReference, parse_image
 
 SYSTEM_DIRECTORY = Path("/etc/containers")
+# a line that begins a table or an array of registries, of either version
+_REGISTRIES = re.compile(rb"""^\s*\[*\s*["']?registr""", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def _load_file(path: Path) -> list[_Registry]:
 
     try:
         body = path.read_bytes()
-        if b"registr" not in body.replace(b"unqualified-search-registries", b""):
+        if not _REGISTRIES.search(body):
             return []  # aliases only, like the long list that distributions ship
         found = msgspec.convert(tomllib.loads(body.decode()), type=_FileToml)
     except OSError as error:
