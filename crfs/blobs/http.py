@@ -5,17 +5,18 @@ does so with `Http.retries`. Authorization goes to the origin (scheme, host, por
 no other.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
-import aiohttp
 import msgspec
 from yarl import URL
 
 from crfs import __version__
+from crfs.blobs.lazytls import aiohttp
 from crfs.blobs.tls import TlsSettings, is_loopback
 from crfs.blobs.transport import Retries, RetryPolicy, Stats, TransientError, status_error, translated
 from crfs.errors import TransportError
@@ -79,11 +80,12 @@ class Authorizer(Protocol):
 class Response:
     """An answer whose body has not been read yet. Valid inside the `Http.open` that gave it."""
 
-    __slots__ = ("_raw", "_stats", "headers", "moved", "status", "url", "what")
+    __slots__ = ("_limits", "_raw", "_stats", "headers", "moved", "status", "url", "what")
 
-    def __init__(self, raw: aiohttp.ClientResponse, method: str, moved: bool, stats: Stats) -> None:
+    def __init__(self, raw: aiohttp.ClientResponse, method: str, moved: bool, http: "Http") -> None:
         self._raw = raw
-        self._stats = stats
+        self._limits = http.limits
+        self._stats = http.stats
         self.what: str = describe(method, raw.url)  # method and masked URL, for messages
         self.status: int = raw.status
         self.headers: Mapping[str, str] = raw.headers  # names are case-insensitive
@@ -106,13 +108,15 @@ class Response:
             yield piece
 
     async def read(self, limit: int) -> bytes:
-        """The whole body; TransportError when it is longer than `limit` bytes."""
+        """The whole body; TransportError when it is longer than `limit` bytes, or only trickles in."""
         body = bytearray()
-        async with contextlib.aclosing(self.iter_body()) as pieces:
-            async for piece in pieces:
-                body += piece
-                if len(body) > limit:
-                    raise TransportError(f"{self.what}: the answer is longer than {limit} bytes")
+        with translated(self.what):
+            async with asyncio.timeout(self._limits.span_seconds(limit)):
+                async with contextlib.aclosing(self.iter_body()) as pieces:
+                    async for piece in pieces:
+                        body += piece
+                        if len(body) > limit:
+                            raise TransportError(f"{self.what}: the answer is longer than {limit} bytes")
         return bytes(body)
 
     async def check(self, *expected: int) -> None:
@@ -186,7 +190,7 @@ class Http:
         exchange = _Exchange(self, request, downgrade, stay)
         raw, moved = await exchange.run(target_url(url), authorizer)
         try:
-            yield Response(raw, method, moved, self.stats)
+            yield Response(raw, method, moved, self)
         finally:
             raw.release()  # drops the connection where the body was not read to its end
 

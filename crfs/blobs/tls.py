@@ -1,7 +1,7 @@
 """Which TLS settings a host is asked with: containers-certs.d(5) and Docker's certs.d. Fetch loop only.
 
-No SSL context is built here unless a host has certificates of its own: `True` and `False` mean aiohttp's
-shared contexts, with and without verification.
+No SSL context is built before a host is asked over HTTPS. `False` means aiohttp's shared context, which verifies
+nothing; its other one has no certificates (crfs.blobs.lazytls).
 """
 
 import ipaddress
@@ -41,23 +41,32 @@ class TlsSettings:
     def __init__(self, directories: Sequence[Path] | None = None) -> None:
         self._directories = certs_directories() if directories is None else tuple(directories)
         self._known: dict[tuple[str, bool], ssl.SSLContext | bool] = {}
+        self._verifying: ssl.SSLContext | None = None
 
     def context(self, host: str, verify: bool) -> "ssl.SSLContext | bool":
         """What aiohttp's `ssl=` wants for `HOST[:PORT]`. UsageError for certificates that can't be loaded."""
         key = (host, verify)
         if key not in self._known:
             found = [path for path in self._directories if (path / host).is_dir()]
-            self._known[key] = _load_context(found[0] / host, verify) if found else verify
+            self._known[key] = _load_context(found[0] / host, verify) if found else self._common(verify)
         return self._known[key]
+
+    def _common(self, verify: bool) -> "ssl.SSLContext | bool":
+        """For hosts without certificates of their own; the machine's are read once."""
+        if not verify:
+            return False
+        import ssl  # loaded by aiohttp anyway; named here to keep this module's import light
+
+        if self._verifying is None:
+            self._verifying = ssl.create_default_context()
+        return self._verifying
 
 
 def _load_context(directory: Path, verify: bool) -> "ssl.SSLContext | bool":
     """The system's CAs, the directory's `*.crt`, its client certificates (`NAME.cert` with `NAME.key`)."""
     authorities = sorted(directory.glob("*.crt"))
     clients = sorted(directory.glob("*.cert"))
-    if not authorities and not clients:
-        return verify
-    import ssl  # loaded by aiohttp anyway; named here to keep this module's import light
+    import ssl
 
     context = ssl.create_default_context()
     if not verify:

@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import aiohttp
-
+from crfs.blobs.lazytls import aiohttp
 from crfs.errors import AuthError, CrfsError, NotFoundError, TransportError
 
 logger = logging.getLogger(__name__)
