@@ -9,7 +9,6 @@ crash nor a failing disk can put a wrong byte into a mount.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import tempfile
@@ -41,15 +40,17 @@ class Store:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
+            self._trusted.discard(digest)
             return None
         try:
             if digest in self._trusted:
                 data = os.pread(fd, end - start, start)
-                return data if len(data) == end - start else None
-            data = os.pread(fd, size + 1, 0)
-            check_sha256(data, digest)
+                if len(data) == end - start:
+                    return data
+            data = _read_verified(fd, digest, size)
         except DigestMismatch:
             log.warning("%s does not match its name; it is dropped and fetched again", path)
+            self._trusted.discard(digest)
             with contextlib.suppress(OSError):
                 os.unlink(path)
             return None
@@ -107,14 +108,15 @@ class Store:
 
     @contextlib.contextmanager
     def staged_layer(self) -> Iterator[IO[bytes]]:
-        """A file to write a layer's tar to; publish_layer() keeps it, else it is gone afterwards."""
+        """A file to write a layer's tar to; publish_layer() keeps it, else it is gone afterwards.
+
+        CrfsError where the disk takes no more.
+        """
         try:
             with self._staged() as staged:
                 yield staged
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise CrfsError(f"{self._root}: no space for a whole layer") from error
-            raise
+            raise CrfsError(f"the cache {self._root} can't take a whole layer: {error.strerror}") from error
 
     def publish_layer(self, staged: IO[bytes], diff_id: str) -> Path:
         """Keep a staged layer, durably, under its verified diff_id."""
@@ -134,6 +136,16 @@ def open_store(root: Path) -> Store:
     except OSError as error:
         raise CrfsError(f"{root}: the cache can't be used: {error.strerror}") from error
     return Store(root)
+
+
+def _read_verified(fd: int, digest: bytes, size: int) -> bytes:
+    """A whole chunk; DigestMismatch if it is not the one of that digest and size."""
+    # looked at first, so that no more memory is asked for than there are bytes
+    if os.fstat(fd).st_size != size:
+        raise DigestMismatch("a cached chunk has another size")
+    data = os.pread(fd, size, 0)
+    check_sha256(data, digest)
+    return data
 
 
 def _sweep(tmp: Path) -> None:
