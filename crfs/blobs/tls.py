@@ -1,7 +1,7 @@
 """Which TLS settings a host is asked with: containers-certs.d(5) and Docker's certs.d. Fetch loop only.
 
-No SSL context is built before a host is asked over HTTPS. `False` means aiohttp's shared context, which verifies
-nothing; its other one has no certificates (crfs.blobs.lazytls).
+No SSL context is built before a host is asked over HTTPS. `False` means aiohttp's shared context, which
+verifies nothing; its other one has no certificates (crfs.blobs.lazytls).
 """
 
 import ipaddress

@@ -26,7 +26,7 @@ from crfs.blobs.registriesconf import load_registries
 from crfs.blobs.registry import RegistryImage
 from crfs.blobs.store import Store, open_store
 from crfs.blobs.url import UrlBlob
-from crfs.errors import CrfsError
+from crfs.errors import CrfsError, UsageError
 from crfs.formats.platforms import Platform, host_platform, parse_platform
 from crfs.formats.reference import (
     FileSource,
@@ -80,6 +80,8 @@ def open_source(
     verify = args.tls_verify is not False
     match source:
         case ImageReference():
+            if args.authfile and not os.access(args.authfile, os.R_OK):
+                raise UsageError(f"{args.authfile}: the credentials can't be read")
             access = Access(http, CredentialStore(args.authfile), args.tls_verify)
             return RegistryImage(source, access, load_registries())
         case LayoutReference():
