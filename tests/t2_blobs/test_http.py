@@ -1,6 +1,7 @@
 """Byte ranges over HTTP from servers that misbehave: retries, resumption, redirects, TLS."""
 
 import asyncio
+import dataclasses
 import gzip
 import logging
 import random
@@ -474,3 +475,17 @@ def test_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"errors":[]}', b'{"errors":[{}]}', b"\xff"])
 def test_bodies_that_say_nothing(body: bytes) -> None:
     assert document_reason(body) == ""
+
+
+def test_should_fail_trickling_answer(proxy: FaultProxy) -> None:
+    proxy.use(Slow(seconds=0.3))
+
+    async def ask(http: Http) -> None:
+        http.limits = dataclasses.replace(http.limits, min_rate=10**9)
+        async with http.open("GET", proxy.url + "/blob") as response:
+            await response.read(len(DATA))
+
+    started = time.monotonic()
+    with pytest.raises(TransportError, match="timed out"):
+        with_http(ask)
+    assert time.monotonic() - started < 2
