@@ -200,6 +200,8 @@ class Http:
         headers = dict(request.headers)
         if authorization is not None:
             headers["Authorization"] = authorization
+        proxy = find_proxy(url)
+        secure = url.scheme == "https" or (proxy is not None and proxy.scheme == "https")
         with translated(describe(request.method, url)):
             raw = await self._open_session().request(
                 request.method,
@@ -207,8 +209,8 @@ class Http:
                 headers=headers,
                 data=request.body() if callable(request.body) else request.body,
                 allow_redirects=False,
-                ssl=self._tls.context(authority(url), request.verify) if url.scheme == "https" else True,
-                proxy=find_proxy(url),
+                ssl=self._tls.context(authority(url), request.verify) if secure else True,
+                proxy=proxy,
                 timeout=self._timeout(request.read_seconds),
             )
         self.stats.answers += 1

@@ -123,7 +123,9 @@ def parse_source(text: str) -> Source:
     if transport == "file":
         return _parse_file(text, rest)
     if transport is not None:
-        raise UsageError(f"{shown(text)}: the transport {transport}: is none of docker, oci, https, http, file")
+        raise UsageError(
+            f"{shown(text)}: the transport {transport}: is none of docker, oci, https, http, file"
+        )
     return FileSource(text)
 
 
