@@ -169,8 +169,17 @@ def _mount_and_run(registry: Registry, scratch: Path, progress: Progress) -> tup
             command = ("mount", image, str(mountpoint), "--tls-verify=false", *places)
             _, mounted = _measure(registry, lambda: _crfs(*command))
         with _stage(progress, "run Python from the mount"):
-            program, ran = _measure(registry, lambda: _run_program(mountpoint))
+            try:
+                program, ran = _measure(registry, lambda: _run_program(mountpoint))
+            except MountError as error:
+                raise MountError(f"{error}{_last_words(scratch / 'log')}") from error
     return mounted, ran, program
+
+
+def _last_words(log: Path) -> str:
+    """What the mount logged last, to be added to a message."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return f"; the mount's log: {lines[-1]}" if lines else ""
 
 
 @contextlib.contextmanager
@@ -218,13 +227,16 @@ def _unmount(mountpoint: Path) -> None:
 
 def _run_program(root: Path) -> str:
     """Run Python out of the mount at `root`, and check what it says; MountError where it is wrong."""
-    python = [f"{root}/{LOADER}", "--library-path", f"{root}/{LIBRARIES}", f"{root}/{INTERPRETER}"]
-    environment = {"PYTHONHOME": f"{root}/{HOME}", "PYTHONPATH": f"{root}/{PACKAGES}", "LC_ALL": "C.UTF-8"}
+    # by env(1): Popen holds the GIL until its child has begun a program (vfork), and for one from the mount
+    # the registry would have to answer meanwhile, in a thread of this process
+    command = ["env", "-i", f"PYTHONHOME={root}/{HOME}", f"PYTHONPATH={root}/{PACKAGES}", "LC_ALL=C.UTF-8"]
+    command += [f"{root}/{LOADER}", "--library-path", f"{root}/{LIBRARIES}", f"{root}/{INTERPRETER}"]
     # no site: its .pth files may lead out of the mount
-    command = [*python, "-S", "-s", "-B", "-c", _SCRIPT.read_text(), str(root)]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS
-    )
+    command += ["-S", "-s", "-B", "-c", _SCRIPT.read_text(), str(root)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MountError(f"Python from the mount failed: {error}") from error
     if done.returncode:
         raise MountError(f"Python from the mount failed: {done.stderr.strip()[-500:]}")
     answer = json.loads(done.stdout)

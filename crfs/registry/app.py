@@ -74,6 +74,9 @@ async def _refusing(request: web.Request, handler: "Handler") -> web.StreamRespo
         return await handler(request)
     except Refusal as refusal:
         return refusal.response()
+    except ConnectionError:
+        # the client is gone, and nobody hears this answer
+        return web.Response(status=400)
     except web.HTTPMethodNotAllowed as error:
         return Refusal(405, "UNSUPPORTED", error.reason, {"Allow": error.headers.get("Allow", "")}).response()
     except web.HTTPNotFound:

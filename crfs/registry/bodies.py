@@ -59,11 +59,16 @@ async def send_span(
 
 
 async def _send_file(request: web.Request, file: BinaryIO, span: Span, meter: Meter) -> None:
-    if request.transport is None:
-        raise ConnectionResetError("the client is gone")
     for start, size in _pieces(span):
-        await asyncio.get_running_loop().sendfile(request.transport, file, start, size)
-        meter.add(bytes_sent=size)
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        sent = await asyncio.get_running_loop().sendfile(transport, file, start, size)
+        meter.add(bytes_sent=sent)
+        if sent < size:
+            # somebody cut the file off: the client must not wait for the rest
+            transport.abort()
+            raise ConnectionAbortedError("a stored blob ends early")
 
 
 async def _send_memory(response: web.StreamResponse, content: memoryview, span: Span, meter: Meter) -> None:

@@ -1,7 +1,9 @@
 """The registry that comes with crfs: blobs, uploads and ranges, over both of its storages."""
 
 import hashlib
+import logging
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +75,18 @@ def test_large_blob_comes_back_in_pieces(client: Client) -> None:
     assert client.ask("GET", f"/v2/a/blobs/{digest}").body == data
     middle = client.ask("GET", f"/v2/a/blobs/{digest}", Range="bytes=1000-4000000")
     assert (middle.status, middle.body) == (206, data[1000:4000001])
+
+
+def test_client_that_leaves_early_disturbs_nobody(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    data = bytes(20 << 20)
+    digest, upload = client.push_blob("a", data), client.upload("a")
+    for request in (f"GET /v2/a/blobs/{digest}", f"PUT {upload}?digest={digest}"):
+        head = f"{request} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(client.address.rpartition(":")[2]))) as raw:
+            raw.sendall(head.encode() + b"x")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert client.ask("GET", f"/v2/a/blobs/{digest}").body == data
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_empty_blob(client: Client) -> None:
