@@ -45,6 +45,8 @@ class RangeFetcher:
 
     def _pump(self) -> None:
         self._woken = False
+        # whoever has given up needs no request
+        self._queue = [want for want in self._queue if not want.result.done()]
         while self._free and self._queue:
             self._free -= 1
             task = asyncio.ensure_future(self._run(self._take()))
@@ -56,15 +58,17 @@ class RangeFetcher:
         first = self._queue[0]
         near = sorted((want for want in self._queue if want.blob is first.blob), key=lambda want: want.start)
         at = near.index(first)
-        batch = [first]
+        batch, start, end = [first], first.start, first.end
         for want in near[at + 1 :]:
-            if not _joins(want.start, batch[-1].end) or want.end - batch[0].start > MERGE_LIMIT:
+            if not _joins(want.start, end) or max(want.end, end) - start > MERGE_LIMIT:
                 break
             batch.append(want)
+            end = max(want.end, end)
         for want in reversed(near[:at]):
-            if not _joins(batch[0].start, want.end) or batch[-1].end - want.start > MERGE_LIMIT:
+            if not _joins(start, want.end) or max(want.end, end) - want.start > MERGE_LIMIT:
                 break
             batch.insert(0, want)
+            start, end = want.start, max(want.end, end)
         self._queue = [want for want in self._queue if want not in batch]
         return batch
 
