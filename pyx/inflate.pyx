@@ -30,6 +30,7 @@ cdef extern from "openssl/sha.h" nogil:
 
 # a member may hold this much more than its chunk (padding, the next tar headers) before it is streamed instead
 cdef size_t SLACK = 1 << 20
+cdef size_t PIECE = 1 << 18
 
 
 cdef int _decompress(const void *src, size_t src_size, void *dst, size_t capacity, size_t *written) noexcept nogil:
@@ -50,12 +51,18 @@ cdef bint _matches(const void *data, size_t size, const char *digest) noexcept n
     return memcmp(computed, digest, 32) == 0
 
 
-cdef bytes _stream(const Py_buffer *src, size_t size):
-    """The slow way, for a member whose size is far from what its trailer or index suggests."""
+cdef bytes _stream(const Py_buffer *src, size_t size, bint to_end):
+    """The slow way, for a member whose size is far from what its trailer or index suggests.
+
+    With `to_end`, the rest of the member is read, a piece at a time, for its checksum.
+    """
     decoder = zlib.decompressobj(31)
     try:
         # a limit of 0 would mean none
         data = decoder.decompress(<bytes>(<const char *>src.buf)[:src.len], size if size else 1)
+        while to_end and not decoder.eof:
+            if not decoder.decompress(decoder.unconsumed_tail, PIECE) and not decoder.eof:
+                raise FormatError("a compressed member is cut short")
     except zlib.error as error:
         raise FormatError(f"a compressed member is damaged: {error}") from error
     if <size_t>len(data) < size:
@@ -83,7 +90,7 @@ cdef bytes _inflate(const Py_buffer *src, size_t size, const char *digest):
     if status == -1:
         raise MemoryError
     if status == LIBDEFLATE_INSUFFICIENT_SPACE:
-        result = _stream(src, size)
+        result = _stream(src, size, digest == NULL)
         if digest != NULL:
             out = PyBytes_AS_STRING(result)
             with nogil:
@@ -101,8 +108,8 @@ def inflate(src, size_t size, bytes digest=None):
     """The first `size` bytes of the gzip member that `src` begins with; `digest` is their SHA-256 (32 bytes).
 
     Never more than `size` plus 1 MiB is allocated. FormatError if the member is damaged or shorter,
-    DigestMismatch if the bytes are not those that `digest` names. Of a member that holds over 1 MiB more, the
-    rest and its checksum are not looked at, so that only `digest` tells whether the bytes are right.
+    DigestMismatch if the bytes are not those that `digest` names. Without one, the member is read to its end,
+    where its own checksum is; with one, what lies behind the bytes may be damaged.
     """
     cdef Py_buffer view
     cdef const char *expected = NULL
