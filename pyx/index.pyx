@@ -85,7 +85,7 @@ cdef class Tree:
                     return False
                 dentries += at.count
             elif at.mode & S_IFMT == S_IFREG:
-                if at.first != chunks or not self.are_sound_chunks(at):
+                if at.first != chunks or not self.are_sound_chunks(i):
                     return False
                 chunks += at.count
             elif at.mode & S_IFMT == S_IFLNK and <uint64_t>at.first + at.count > self.header.heap:
@@ -117,7 +117,8 @@ cdef class Tree:
                 return False
         return True
 
-    cdef bint are_sound_chunks(self, const Inode *at) noexcept nogil:
+    cdef bint are_sound_chunks(self, uint32_t inode) noexcept nogil:
+        cdef const Inode *at = &self.inode_table[inode]
         cdef const Chunk *chunk
         cdef uint64_t i, end = 0
         if <uint64_t>at.first + at.count > self.header.chunks:
@@ -126,7 +127,7 @@ cdef class Tree:
             chunk = &self.chunk_table[i]
             if chunk.file_off < end or chunk.size > at.size or chunk.file_off > at.size - chunk.size:
                 return False
-            if chunk.size == 0 or chunk.blob_end <= chunk.blob_off:
+            if chunk.size == 0 or chunk.blob_end <= chunk.blob_off or chunk.inode != inode:
                 return False
             end = chunk.file_off + chunk.size
         return True
@@ -331,7 +332,7 @@ cdef class Tree:
         """The neighbours of a chunk's member in its blob: (before, nearest first), (after, nearest first).
 
         One chunk id for each member. A side ends at the first member that reaches further than `reach` bytes
-        from this one, is larger than `largest`, or holds a file of another directory.
+        from this one, is larger than `largest`, or begins, as met, with a file of another directory.
         """
         cdef const Chunk *at = self.get_chunk(chunk)
         cdef uint32_t parent = self.inode_table[at.inode].parent
