@@ -32,8 +32,8 @@ class FetchLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """Cancel what still runs and end the thread; waits a few seconds at the most."""
-        if self._loop is None or self._thread is None:
+        """Cancel what still runs and end the thread; waits a few seconds at the most. May be repeated."""
+        if self._loop is None or self._thread is None or self._loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
         self._thread.join(5)
