@@ -10,12 +10,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader, BytesIO
-from typing import IO, Any, BinaryIO, cast
+from io import BufferedReader, BytesIO, RawIOBase
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import zstandard
 
 from crfs.errors import FormatError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
 
 _DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
@@ -52,22 +55,33 @@ def iter_tar(file: BinaryIO) -> Iterator[TarEntry]:
 
     `file` is read once, from where it stands: a payload is gone when the next entry is asked for.
     """
-    buffered: BufferedReader[Any] = BufferedReader(file, 1 << 16)
-    try:
-        with damage_as_format_error(), _open_stream(buffered) as tar:
-            for info in tar:
-                yield TarEntry(info, _payload_opener(tar, info))
-                # tarfile keeps every header it has met
-                tar.members = []  # type: ignore[attr-defined]
-    finally:
-        # or it would close the caller's file
-        buffered.detach()
+    with damage_as_format_error(), _open_stream(BufferedReader(_Borrowed(file), 1 << 16)) as tar:
+        for info in tar:
+            yield TarEntry(info, _payload_opener(tar, info))
+            # tarfile keeps every header it has met
+            tar.members = []  # type: ignore[attr-defined]
 
 
 def list_tar(tar: tarfile.TarFile) -> list[TarEntry]:
     """The entries of an open tar; their payloads can be read in any order, until it is closed."""
     with damage_as_format_error():
         return [TarEntry(info, _payload_opener(tar, info)) for info in tar]
+
+
+class _Borrowed(RawIOBase):
+    """The caller's file, which stays open when its readers are closed or collected."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "Buffer", /) -> int:
+        with memoryview(buffer) as view:
+            data = self._file.read(len(view))
+            view[: len(data)] = data
+        return len(data)
 
 
 def _payload_opener(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], IO[bytes]]:

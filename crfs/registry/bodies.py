@@ -63,9 +63,9 @@ async def _send_file(request: web.Request, file: BinaryIO, span: Span, meter: Me
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client is gone")
-        sent = await asyncio.get_running_loop().sendfile(transport, file, start, size)
-        meter.add(bytes_sent=sent)
-        if sent < size:
+        # before they go: who has received bytes finds them counted
+        meter.add(bytes_sent=size)
+        if await asyncio.get_running_loop().sendfile(transport, file, start, size) < size:
             # somebody cut the file off: the client must not wait for the rest
             transport.abort()
             raise ConnectionAbortedError("a stored blob ends early")
@@ -73,8 +73,8 @@ async def _send_file(request: web.Request, file: BinaryIO, span: Span, meter: Me
 
 async def _send_memory(response: web.StreamResponse, content: memoryview, span: Span, meter: Meter) -> None:
     for start, size in _pieces(span):
-        await response.write(content[start : start + size])
         meter.add(bytes_sent=size)
+        await response.write(content[start : start + size])
 
 
 def _pieces(span: Span) -> list[tuple[int, int]]:
