@@ -54,8 +54,8 @@ RECIPES = {
         Recipe("rawnames", 1, rawnames.build_layers),
         Recipe("bigfile", 2, bigfile.build_layers),
         Recipe("chunks", 1, chunks.build_layers),
-        Recipe("minbase", 1, minbase.build_layers, (*PROGRAMS, "debootstrap")),
-        Recipe("pyapp", 1, pyapp.build_layers, (*PROGRAMS, "debootstrap")),
+        Recipe("minbase", 2, minbase.build_layers, (*PROGRAMS, "debootstrap")),
+        Recipe("pyapp", 2, pyapp.build_layers, (*PROGRAMS, "debootstrap")),
     )
 }
 
