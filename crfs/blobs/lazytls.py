@@ -7,7 +7,6 @@ context that is used. Imported by whoever needs aiohttp, first of all.
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 _PLACES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -28,8 +27,7 @@ def _without_certificates() -> Iterator[None]:
                 os.environ[name] = value
 
 
-if "aiohttp" in sys.modules:
-    import aiohttp as aiohttp
-else:
-    with _without_certificates():
-        import aiohttp as aiohttp
+with _without_certificates():
+    import aiohttp
+
+__all__ = ["aiohttp"]

@@ -4,8 +4,10 @@ Called by llfuse's workers, each with llfuse's lock held; the lock is dropped ar
 """
 
 import errno
+import functools
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import llfuse
@@ -13,6 +15,7 @@ import llfuse
 from crfs._native.index import Tree
 from crfs.fuse import reply
 from crfs.fuse.handler import handler
+from crfs.fuse.requester import is_dying
 
 # a reply to readdir holds 4 KiB, and an entry takes 32 bytes at the least
 _ENTRIES_MAX = 128
@@ -25,11 +28,11 @@ class Reader(Protocol):
 
     def find_cached(self, inode: int, off: int, size: int) -> bytes | None: ...
 
-    def read(self, inode: int, off: int, size: int) -> bytes: ...
+    def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool]) -> bytes: ...
 
 
 class ReadOnly(llfuse.Operations):
-    """The handlers. Inodes are the tree's own numbers, and a file handle is the inode."""
+    """The handlers. Inodes are the tree's own numbers; a directory's handle is its inode."""
 
     def __init__(self, tree: Tree, reader: Reader) -> None:
         super().__init__()
@@ -38,6 +41,9 @@ class ReadOnly(llfuse.Operations):
         self._has_xattrs = tree.has_xattrs
         self._entries: dict[int, llfuse.EntryAttributes] = {}
         self._no_entry = reply.no_entry()
+        # file handle -> inode, and the thread that opened it
+        self._files: dict[int, tuple[int, int]] = {}
+        self._handles = itertools.count(1)
         # filled anew for every name: llfuse copies it before it asks for the next one
         self._dirent = llfuse.EntryAttributes()
 
@@ -88,14 +94,17 @@ class ReadOnly(llfuse.Operations):
     def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
         if flags & _WRITES:
             raise llfuse.FUSEError(errno.EROFS)
-        return inode
+        fh = next(self._handles)
+        self._files[fh] = inode, ctx.pid
+        return fh
 
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
-        data = self._reader.find_cached(fh, off, size)
+        inode, opener = self._files[fh]
+        data = self._reader.find_cached(inode, off, size)
         if data is None:
             with llfuse.lock_released:
-                data = self._reader.read(fh, off, size)
+                data = self._reader.read(inode, off, size, functools.partial(is_dying, opener))
         return data
 
     @handler
@@ -131,7 +140,7 @@ class ReadOnly(llfuse.Operations):
 
     @handler
     def release(self, fh: int) -> None:
-        return
+        del self._files[fh]
 
     @handler
     def releasedir(self, fh: int) -> None:

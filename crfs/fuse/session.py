@@ -18,8 +18,8 @@ from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
 
 log = logging.getLogger(__name__)
-# more than the 12 reads that the kernel keeps in flight: some are always left for names and attributes
-WORKERS = 16
+# Each read that waits for the network holds a worker; the others are for names, attributes and what is here.
+WORKERS = 64
 # what the workers have to return in once everything that they wait for has been told to fail
 _STOP_SECONDS = 5
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}

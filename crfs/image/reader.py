@@ -6,7 +6,8 @@ Any thread. read() may wait for the network, so nobody calls it with a lock held
 import errno
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from crfs._native.index import Chunk, Tree
@@ -18,6 +19,8 @@ from crfs.image.prefetch import Prefetch
 from crfs.layers.layer import Layer
 
 log = logging.getLogger(__name__)
+# how often a read that waits looks whether anybody still wants it
+_LOOK_SECONDS = 0.2
 
 
 class ImageReader:
@@ -63,11 +66,14 @@ class ImageReader:
         chunk, start, end = spans[0]
         return self._pages.read(chunk, start, end - start)
 
-    def read(self, inode: int, off: int, size: int) -> bytes:
-        """The file's bytes [off, off + size), fewer only at its end. OSError(EIO) where they can't be had."""
+    def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool] = lambda: False) -> bytes:
+        """The file's bytes [off, off + size), fewer only at its end. OSError(EIO) where they can't be had.
+
+        `given_up` is asked while bytes are on their way: once it is true, nobody wants them (EINTR).
+        """
         try:
             parts = [
-                bytes(end - start) if chunk < 0 else self._read_chunk(inode, chunk, start, end)
+                bytes(end - start) if chunk < 0 else self._read_chunk(inode, chunk, start, end, given_up)
                 for chunk, start, end in self._tree.cover(inode, off, size)
             ]
         except CrfsError as error:
@@ -82,7 +88,9 @@ class ImageReader:
         where = f"layer {layer.name}, from {layer.blob.name}" if layer else "no layer"
         return f"can't read {os.fsdecode(self._tree.path(inode))!r} at {off} ({where})"
 
-    def _read_chunk(self, inode: int, chunk: int, start: int, end: int) -> bytes:
+    def _read_chunk(
+        self, inode: int, chunk: int, start: int, end: int, given_up: Callable[[], bool]
+    ) -> bytes:
         place = self._tree.chunk(chunk)
         layer = self._layers[place.layer]
         if layer.health.failure:
@@ -98,7 +106,7 @@ class ImageReader:
         if flight is None:
             assert data is not None
             return data
-        return self._wait(flight, start, end)
+        return self._wait(flight, given_up)[start:end]
 
     def _find_chunk(self, place: Chunk, start: int, end: int) -> bytes | None:
         data = self._pages.read(place.id, start, end - start)
@@ -114,11 +122,16 @@ class ImageReader:
         ):
             self._loader.load(chunk)
 
-    def _wait(self, flight: Future[bytes], start: int, end: int) -> bytes:
-        try:
-            return flight.result(self._wait_seconds)[start:end]
-        except TimeoutError as error:
-            raise CrfsError(f"nothing arrived within {self._wait_seconds:.0f} seconds") from error
+    def _wait(self, flight: Future[bytes], given_up: Callable[[], bool]) -> bytes:
+        deadline = time.monotonic() + self._wait_seconds
+        while True:
+            try:
+                return flight.result(_LOOK_SECONDS)
+            except TimeoutError as error:
+                if given_up():
+                    raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR)) from error
+                if time.monotonic() > deadline:
+                    raise CrfsError(f"nothing arrived within {self._wait_seconds:.0f} seconds") from error
 
 
 def _pread(tar: int, place: Chunk, start: int, end: int) -> bytes:
