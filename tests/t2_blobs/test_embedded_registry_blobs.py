@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crfs.registry.ranges import Span, parse_range
@@ -254,6 +254,7 @@ def test_conditional_requests(client: Client) -> None:
     assert client.ask("GET", path, Range="bytes=0-1", If_Range='"x"').status == 200
 
 
+@settings(deadline=None)
 @given(size=st.integers(1, 50), first=st.integers(0, 60), last=st.none() | st.integers(0, 60))
 def test_range_is_a_slice(size: int, first: int, last: int | None) -> None:
     data = bytes(range(size))
