@@ -34,10 +34,14 @@ cdef class _Filler:
     cdef object hidden
     # of the last `reg`; -1 where there is none
     cdef object size
+    # how many of its bytes its chunks hold so far
+    cdef object covered
+    cdef str name
     cdef bint skipping
 
     def __cinit__(self, LayerIndex index, hidden):
-        self.index, self.hidden, self.size, self.skipping = index, hidden, -1, False
+        self.index, self.hidden, self.size, self.covered, self.name = index, hidden, -1, 0, ""
+        self.skipping = False
 
     cdef int add(self, entry) except -1:
         cdef str kind = entry.type, name = entry.name, link
@@ -48,8 +52,9 @@ cdef class _Filler:
             if not self.skipping:
                 self.add_chunk(entry, entry.chunk_digest)
             return 0
+        self.finish_file()
         size = entry.size
-        self.size = size if kind == "reg" else -1
+        self.size, self.covered, self.name = size if kind == "reg" else -1, 0, name
         self.skipping = name.removeprefix("./").removeprefix("/") in self.hidden
         if self.skipping:
             return 0
@@ -67,6 +72,12 @@ cdef class _Filler:
                 # a file's digest is its only chunk's; a file of several chunks has none that fits one of them
                 digest = entry.digest
             self.add_chunk(entry, digest)
+        return 0
+
+    cdef int finish_file(self) except -1:
+        """To be called behind a file's last chunk: what none of them holds would read as zeros."""
+        if self.covered < self.size and not self.skipping:
+            raise FormatError(f"the TOC has chunks for {self.covered} of the {self.size} bytes of {self.name!r}")
         return 0
 
     cdef int add_node(self, bytes path, str kind, bytes link, entry) except -1:
@@ -90,9 +101,13 @@ cdef class _Filler:
         offset, file_off, size = entry.offset, entry.chunk_offset, entry.chunk_size
         if not offset:
             raise FormatError(f"the TOC gives {entry.name!r} a size but no offset")
+        if file_off > self.covered:
+            raise FormatError(f"the TOC has no chunk for the bytes of {self.name!r} from {self.covered} on")
+        # a size of 0 means: up to the file's end
+        size = size or self.size - file_off
+        self.covered = file_off + size
         try:
-            # a size of 0 means: up to the file's end
-            self.index.add_chunk(file_off, size or self.size - file_off, offset, entry.inner_offset, _sha256(digest))
+            self.index.add_chunk(file_off, size, offset, entry.inner_offset, _sha256(digest))
         except OverflowError as error:
             raise FormatError(f"the TOC gives a chunk of {entry.name!r} an impossible place") from error
         return 0
@@ -126,3 +141,4 @@ def fill_index(LayerIndex index, entries, hidden):
     cdef _Filler filler = _Filler(index, hidden)
     for entry in entries:
         filler.add(entry)
+    filler.finish_file()

@@ -1,10 +1,16 @@
-"""The rules of a TOC in plain Python: what crfs._native.tocindex is compared with."""
+"""The rules of a TOC in plain Python: what crfs._native.tocindex is compared with.
+
+It looks at whole files, each with all of its chunks, where the kernel goes from entry to entry; where a TOC
+breaks several rules, the two may name different ones.
+"""
 
 import os
 import stat
 from binascii import unhexlify
+from collections.abc import Callable, Iterable
 
 from crfs._native.layerindex import LayerIndex, parse_time
+from crfs._native.tocindex import LossyTocError
 from crfs.errors import FormatError
 from crfs.formats.toc import RESERVED_NAMES, TocEntry, iter_toc
 
@@ -17,12 +23,7 @@ _TYPES = {
     "fifo": stat.S_IFIFO,
 }
 
-# U+FFFD, raw and as Go and others escape it
-_REPLACED = ("\ufffd".encode(), rb"\ufffd", rb"\uFFFD")
-
-
-class LossyTocError(FormatError):
-    """The TOC's JSON has lost names that are not UTF-8: only the tar itself still knows them."""
+Action = Callable[[LayerIndex], None]
 
 
 def index_toc(json: bytes, toc_off: int) -> LayerIndex:
@@ -31,92 +32,84 @@ def index_toc(json: bytes, toc_off: int) -> LayerIndex:
     FormatError where the TOC breaks a rule of docs/estargz.md or speaks of what no tree can hold;
     LossyTocError where it names a file that its producer could not spell.
     """
-    if any(mark in json for mark in _REPLACED):
-        raise LossyTocError("the TOC has lost names that are not UTF-8")
-    builder = _Builder()
-    for entry in iter_toc(json):
-        builder.add(entry)
-    builder.index.seal(toc_off)
-    return builder.index
-
-
-class _Builder:
-    """Feeds entries to an index. A `chunk` belongs to the last `reg` before it, whatever its own name."""
-
-    def __init__(self) -> None:
-        self.index = LayerIndex()
-        self._size = -1
-        self._hidden = False
-
-    def add(self, entry: TocEntry) -> None:
-        """Add one entry of the TOC."""
-        if entry.type == "chunk":
-            if self._size < 0:
-                raise FormatError(f"the TOC has a chunk of {entry.name!r} before any file")
-            self._add_chunk(entry, entry.chunk_digest)
-            return
-        name = entry.name
-        self._hidden = name.removeprefix("./").removeprefix("/") in RESERVED_NAMES
-        self._size = entry.size if entry.type == "reg" else -1
-        if self._hidden:
-            return
-        path = name.encode()
-        if entry.type == "hardlink":
-            self.index.add_hardlink(path, entry.link_name.encode())
-            return
-        self._add_node(path, entry)
-        if entry.type == "reg" and entry.size:
-            self._add_chunk(entry, entry.chunk_digest or self._whole_digest(entry))
-
-    def _add_node(self, path: bytes, entry: TocEntry) -> None:
-        try:
-            kind = _TYPES[entry.type]
-            xattrs = {key.encode(): value for key, value in (entry.xattrs or {}).items()}
-            rdev = os.makedev(entry.dev_major, entry.dev_minor) if entry.dev_major or entry.dev_minor else 0
-            self.index.add(
-                path,
-                kind | entry.mode & 0o7777,
-                entry.uid,
-                entry.gid,
-                entry.size,
-                parse_time(entry.modtime),
-                rdev,
-                entry.link_name.encode(),
-                xattrs or None,
-            )
-        except KeyError as error:
-            raise FormatError(f"the TOC gives {entry.name!r} the unknown type {entry.type!r}") from error
-        except (OverflowError, ValueError) as error:
-            raise FormatError(f"the TOC gives {entry.name!r} an impossible number: {error}") from error
-
-    def _whole_digest(self, entry: TocEntry) -> str:
-        """A file's digest is its only chunk's; a file of several chunks has none that fits one of them."""
-        return entry.digest if entry.chunk_size in (0, entry.size) else ""
-
-    def _add_chunk(self, entry: TocEntry, digest: str) -> None:
-        if self._hidden:
-            return
-        if not entry.offset:
-            raise FormatError(f"the TOC gives {entry.name!r} a size but no offset")
-        # 0 means: up to the file's end
-        size = entry.chunk_size or self._size - entry.chunk_offset
-        try:
-            self.index.add_chunk(
-                entry.chunk_offset, size, entry.offset, entry.inner_offset, _parse_sha256(digest)
-            )
-        except OverflowError as error:
-            raise FormatError(f"the TOC gives a chunk of {entry.name!r} an impossible place") from error
-
-
-def _parse_sha256(digest: str) -> bytes | None:
-    """The 32 bytes of "sha256:..."; None where there is no digest."""
-    if not digest:
-        return None
-    algorithm, _, text = digest.partition(":")
+    index = LayerIndex()
     try:
-        raw = unhexlify(text)
-    except ValueError as error:
-        raise FormatError(f"the TOC has a malformed digest {digest[:80]!r}") from error
-    if algorithm != "sha256" or len(raw) != 32:
-        raise FormatError(f"the TOC has a digest that is no SHA-256: {digest[:80]!r}")
+        for entry, chunks in _group(iter_toc(json)):
+            if _is_shown(entry):
+                for action in _actions(entry, chunks):
+                    action(index)
+    except (OverflowError, KeyError, ValueError) as error:
+        raise FormatError(f"the TOC speaks of what can't be: {error}") from error
+    index.seal(toc_off)
+    return index
+
+
+def _group(entries: Iterable[TocEntry]) -> list[tuple[TocEntry, list[TocEntry]]]:
+    """Each entry, with the `chunk` entries that belong to it: those behind the last `reg`."""
+    groups: list[tuple[TocEntry, list[TocEntry]]] = []
+    for entry in entries:
+        if entry.type != "chunk":
+            groups.append((entry, []))
+        elif groups and groups[-1][0].type == "reg":
+            groups[-1][1].append(entry)
+        else:
+            raise FormatError(f"a chunk of {entry.name!r} belongs to no file")
+    return groups
+
+
+def _is_shown(entry: TocEntry) -> bool:
+    return entry.name.removeprefix("./").removeprefix("/") not in RESERVED_NAMES
+
+
+def _actions(entry: TocEntry, chunks: list[TocEntry]) -> list[Action]:
+    if "\ufffd" in entry.name + entry.link_name:
+        raise LossyTocError("a name was lost")
+    path, link = entry.name.encode(), entry.link_name.encode()
+    if entry.type == "hardlink":
+        return [lambda index: index.add_hardlink(path, link)]
+    return [_node(entry, path, link), *_file_chunks(entry, chunks)]
+
+
+def _node(entry: TocEntry, path: bytes, link: bytes) -> Action:
+    mode = _TYPES[entry.type] | entry.mode % 0o10000
+    is_device = entry.type in ("char", "block")
+    rdev = os.makedev(entry.dev_major, entry.dev_minor) if is_device else 0
+    xattrs = {name.encode(): value for name, value in (entry.xattrs or {}).items()}
+    mtime_ns = parse_time(entry.modtime)
+    return lambda index: index.add(
+        path, mode, entry.uid, entry.gid, entry.size, mtime_ns, rdev, link, xattrs or None
+    )
+
+
+def _file_chunks(entry: TocEntry, chunks: list[TocEntry]) -> list[Action]:
+    """The chunks of a file, which lie one behind the other and hold all of it."""
+    if entry.type != "reg":
+        return []
+    actions: list[Action] = []
+    place = 0
+    for chunk in [entry, *chunks] if entry.size else chunks:
+        size = chunk.chunk_size or entry.size - chunk.chunk_offset
+        if not chunk.offset or chunk.chunk_offset != place or size <= 0:
+            raise FormatError(f"{entry.name!r} has a chunk that is not its next one")
+        actions.append(_chunk(chunk, size, _digest(entry, chunk)))
+        place += size
+    if place != entry.size:
+        raise FormatError(f"{entry.name!r} has {entry.size} bytes and chunks for {place}")
+    return actions
+
+
+def _chunk(chunk: TocEntry, size: int, digest: bytes | None) -> Action:
+    return lambda index: index.add_chunk(chunk.chunk_offset, size, chunk.offset, chunk.inner_offset, digest)
+
+
+def _digest(entry: TocEntry, chunk: TocEntry) -> bytes | None:
+    """A chunk's own, or that of the file whose only chunk it is; None where there is none."""
+    text = chunk.chunk_digest
+    if not text and chunk is entry and entry.chunk_size in (0, entry.size):
+        text = entry.digest
+    if not text:
+        return None
+    raw = unhexlify(text.removeprefix("sha256:"))
+    if not text.startswith("sha256:") or len(raw) != 32:
+        raise FormatError(f"{text!r} is no SHA-256")
     return raw
