@@ -1,4 +1,4 @@
-"""The process behind a request. libfuse 2 reports no interrupt to llfuse, so a handler that waits looks itself."""
+"""The process behind a request. llfuse learns of no interrupt, so a handler that waits looks for itself."""
 
 import signal
 
