@@ -177,13 +177,15 @@ def test_imports_are_absolute_and_of_what_the_module_defines() -> None:
 
 
 def _defined(module: str) -> set[str]:
-    """The names that a module itself makes."""
+    """The names that a module itself makes, or says that it passes on (`__all__`)."""
     names = set()
     for node in TREES[module].body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            if "__all__" in names and isinstance(node.value, ast.List):
+                names |= set(ast.literal_eval(node.value))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
     return names

@@ -10,8 +10,8 @@ from benches.commands import run
 
 SUITE = "bookworm"
 
-# nothing in a layer is younger than this, 2026-09-21; an older bound would change the times of sources, by which
-# python recognises its compiled files
+# nothing in a layer is younger than this, 2026-09-21; an older bound would change the times of sources, by
+# which python recognises its compiled files
 NEWEST = 1790000000
 
 _LEFT_OUT = ("var/cache/apt", "var/lib/apt/lists", "var/log", "var/cache/debconf", "var/cache/ldconfig")
