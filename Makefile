@@ -2,11 +2,12 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+PREFIX ?= /usr/local
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
 TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr
 
-.PHONY: all demo test lint deps test-deps install clean
+.PHONY: all demo test deps test-deps install clean
 
 all: $(VENV)/.installed
 
@@ -28,6 +29,10 @@ $(VENV)/bin/python: | deps
 $(VENV)/.installed: setup.py pyproject.toml $(wildcard pyx/*.pyx crfs/_native/*.pxd) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -e .
 	@touch $@
+
+# mount(8) looks for `crfs` in the system's directories only
+install: all
+	$(SUDO) ln -sfn $(abspath $(VENV))/bin/crfs $(DESTDIR)$(PREFIX)/bin/crfs
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/crfs demo
