@@ -19,7 +19,7 @@ from crfs.fuse.requester import is_dying
 
 # a reply to readdir holds 4 KiB, and an entry takes 32 bytes at the least
 _ENTRIES_MAX = 128
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _DIR = 0o040000
 
 
@@ -58,6 +58,8 @@ class ReadOnly(llfuse.Operations):
         if name == b"." or name == b"..":
             return self._entry(parent if name == b"." else self._tree.parent(parent))
         inode = self._tree.find(parent, name)
+        if not inode and len(name) > reply.NAME_MAX:
+            raise llfuse.FUSEError(errno.ENAMETOOLONG)
         return self._entry(inode) if inode else self._no_entry
 
     @handler

@@ -7,6 +7,7 @@ from crfs._native.index import Tree
 # the tree never changes, so the kernel may keep what it knows for a day
 FOREVER_SECONDS = 86400.0
 BLOCK = 4096
+NAME_MAX = 255
 
 
 def entry(tree: Tree, inode: int) -> llfuse.EntryAttributes:
@@ -50,4 +51,5 @@ def statfs(tree: Tree) -> llfuse.StatvfsData:
     made.f_files = tree.inodes
     made.f_ffree = 0
     made.f_favail = 0
+    made.f_namemax = NAME_MAX
     return made
