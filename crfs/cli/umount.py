@@ -8,7 +8,7 @@ from pathlib import Path
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
 from crfs.mount.mountpoint import FSTYPE, find_mount, resolve
-from crfs.mount.state import find_state
+from crfs.mount.state import drop_dead_state, find_state
 
 _WAIT_SECONDS = 10
 
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     unmount(where, lazy=args.lazy)
     if state and not args.lazy:
         _await_end(state.pid)
+    drop_dead_state(mounted.device)
     return 0
 
 

@@ -11,7 +11,7 @@ from crfs.errors import MountError
 from crfs.fuse.readonly import Reader, ReadOnly
 from crfs.fuse.session import open_session, serve
 from crfs.mount.mountpoint import find_mount
-from crfs.mount.state import drop_state, store_state
+from crfs.mount.state import stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,12 @@ def serve_tree(
     if not os.path.exists("/dev/fuse"):
         raise MountError("/dev/fuse is missing: load the fuse module, or give the container the device")
     open_session(ReadOnly(tree, reader), request.mountpoint, session_options(request))
-    mounted = find_mount(request.mountpoint)
-    device = mounted.device if mounted else "none"
-    with contextlib.suppress(OSError):
-        store_state(device, request.mountpoint, request.source)
-    try:
-        serve(request.mountpoint, ready, stop)
-    finally:
-        drop_state(device)
+    with contextlib.ExitStack() as known:
+
+        def announce() -> None:
+            mounted = find_mount(request.mountpoint)
+            if mounted is not None:
+                known.enter_context(stated(mounted.device, request.mountpoint, request.source))
+            ready()
+
+        serve(request.mountpoint, announce, stop)

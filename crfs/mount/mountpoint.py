@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
+from crfs.mount.state import drop_dead_state
 
 FSTYPE = "fuse.crfs"
 
@@ -23,18 +24,19 @@ class Mounted:
 
 def find_mount(path: Path) -> Mounted | None:
     """The topmost mount at exactly `path`, which must be absolute and free of symlinks."""
-    found = None
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields, _, tail = line.partition(" - ")
-        parts, (fstype, source, *_) = fields.split(" "), tail.split(" ")
-        if _unescape(parts[4]) == os.fspath(path):
-            found = Mounted(parts[2], fstype, _unescape(source))
+    wanted, found = os.fsencode(path), None
+    # bytes: str.splitlines() would also end a line at characters that a path may have in it
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
+        fields, _, tail = line.partition(b" - ")
+        parts, (fstype, source, *_) = fields.split(b" "), tail.split(b" ")
+        if _unescape(parts[4]) == wanted:
+            found = Mounted(parts[2].decode(), fstype.decode(), os.fsdecode(_unescape(source)))
     return found
 
 
-def _unescape(text: str) -> str:
-    """mountinfo writes blanks and backslashes as octal."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+def _unescape(text: bytes) -> bytes:
+    """mountinfo writes blanks, newlines and backslashes as octal."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text)
 
 
 def claim(path: Path, *, nonempty: bool) -> Path:
@@ -48,6 +50,7 @@ def claim(path: Path, *, nonempty: bool) -> Path:
         if not is_dead(where):
             raise MountError(f"{path}: {mounted.source} is mounted here already")
         unmount(where, lazy=True)
+        drop_dead_state(mounted.device)
     try:
         with os.scandir(where) as names:
             if not nonempty and next(names, None) is not None:

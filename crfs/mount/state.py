@@ -6,6 +6,7 @@ left over from a kill and is not believed.
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,24 +28,46 @@ def _path(device: str) -> Path:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process began, in clock ticks since boot; None if there is no such process."""
+    """When a process began, in clock ticks since boot; None if there is no such process, or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # the name, in brackets, may hold anything; the start is the 20th field behind it
-    return int(stat.rpartition(")")[2].split()[19])
+    # the name, in brackets, may hold anything; the state is the first field behind it, the start the 20th
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def store_state(device: str, mountpoint: Path, source: str) -> None:
-    """Say that this process serves the mount with that device number."""
+@contextlib.contextmanager
+def stated(device: str, mountpoint: Path, source: str) -> Iterator[None]:
+    """Have it known, for as long as this lasts, that this process serves the mount with that device number.
+
+    Where the runtime directory takes no file, it is not known, and nothing else happens.
+    """
+    with contextlib.suppress(OSError):
+        _store(device, mountpoint, source)
+    try:
+        yield
+    finally:
+        state = find_state(device)
+        # once unmounted, the number may be that of another mount by now
+        if state is not None and state.pid == os.getpid():
+            _unlink(device)
+
+
+def _store(device: str, mountpoint: Path, source: str) -> None:
     pid = os.getpid()
-    state = MountState(str(mountpoint), source, pid, process_start(pid) or 0)
+    state = MountState(_shown(mountpoint), _shown(source), pid, process_start(pid) or 0)
     path = _path(device)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     staged = path.with_suffix(f".{pid}")
     staged.write_bytes(msgspec.json.encode(state))
     staged.rename(path)
+
+
+def _shown(name: str | Path) -> str:
+    """A name for readers; JSON can't hold bytes that are no UTF-8."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def find_state(device: str) -> MountState | None:
@@ -56,7 +79,12 @@ def find_state(device: str) -> MountState | None:
     return state if process_start(state.pid) == state.started else None
 
 
-def drop_state(device: str) -> None:
-    """Forget a mount that has ended."""
+def drop_dead_state(device: str) -> None:
+    """Forget a mount whose process is gone without having done so."""
+    if find_state(device) is None:
+        _unlink(device)
+
+
+def _unlink(device: str) -> None:
     with contextlib.suppress(OSError):
         _path(device).unlink()
