@@ -31,21 +31,35 @@ def index_tar(path: Path, name: str) -> LayerIndex:
     reserved: list[tarfile.TarInfo] = []
     info = None
     try:
-        with tarfile.open(path, "r:", errors="surrogateescape") as tar:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
             for info in tar:
                 # tarfile keeps every header it has met
                 tar.members = []  # type: ignore[attr-defined]
+                if info.size < 0:
+                    # some versions of tarfile would go back, and round in circles
+                    raise FormatError(f"{info.name!r} has a size below zero")
                 if info.name.removeprefix("./") in RESERVED_NAMES:
                     reserved.append(info)
                 else:
                     _add(index, info)
+            _check_end(tar)
         if info is None or info.name != TOC_NAME:
             for info in reserved:
                 _add(index, info)
         index.seal(path.stat().st_size + 1)
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from error
+    except (tarfile.TarError, ValueError, ArithmeticError, EOFError, RecursionError) as error:
         raise FormatError(f"{name}: no tar, or a damaged one: {error}") from error
     return index
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """A tar ends with zeros or with the file; tarfile takes a damaged header for its end as well."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise FormatError(f"the tar has a damaged header at {tar.offset}")
 
 
 def _bytes(text: str) -> bytes:
@@ -72,7 +86,8 @@ def _add(index: LayerIndex, info: tarfile.TarInfo) -> None:
         _bytes(info.linkname),
         xattrs or None,
     )
-    if info.isreg():
+    if info.type not in _TYPES:
+        # a type that nobody knows stands for a file (POSIX, pax)
         for file_off, size, tar_off in _extents(info):
             index.add_chunk(file_off, size, tar_off, 0, None)
 
