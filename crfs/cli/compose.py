@@ -50,18 +50,23 @@ READ_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What outlives one image: the fetch thread and its connections, the decoders, the disk cache."""
+    """What outlives one image: the fetch thread and its connections, the decoders, the disk cache.
+
+    `pool` is for what somebody waits for, `idle` (one thread) for the rest.
+    """
 
     loop: FetchLoop
     http: Http
     pool: ThreadPoolExecutor
+    idle: ThreadPoolExecutor
     store: Store
 
     def close(self) -> None:
         """End every thread; what still waits fails."""
         self.loop.submit(self.http.close())
         self.loop.close()
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self.pool, self.idle):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def open_services(args: argparse.Namespace) -> Services:
@@ -70,7 +75,8 @@ def open_services(args: argparse.Namespace) -> Services:
     loop = FetchLoop()
     loop.start()
     pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode")
-    return Services(loop, Http(), pool, store)
+    idle = ThreadPoolExecutor(1, "crfs-idle")
+    return Services(loop, Http(), pool, idle, store)
 
 
 def open_source(
@@ -124,7 +130,14 @@ def read_tree(services: Services, resolved: Resolved) -> tuple[Tree, ImageReader
         layer.index.clear()
     pages = PageCache(PAGE_CACHE_BYTES)
     loader = ChunkLoader(
-        tree, resolved.layers, pages, services.store, services.loop, RangeFetcher(), services.pool
+        tree,
+        resolved.layers,
+        pages,
+        services.store,
+        services.loop,
+        RangeFetcher(),
+        services.pool,
+        services.idle,
     )
     reader = ImageReader(tree, resolved.layers, pages, services.store, loader, READ_SECONDS)
     for layer in resolved.layers:

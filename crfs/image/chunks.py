@@ -23,10 +23,15 @@ from crfs.layers.layer import Layer
 log = logging.getLogger(__name__)
 # a damaged answer is asked for once more before it is passed on
 _ATTEMPTS = 2
+# decoded bytes that may wait to be written to the disk cache; with more, whoever decodes writes them itself
+_BACKLOG_MAX = 16 << 20
 
 
 class ChunkLoader:
-    """load() chunks of one tree; `pages` and `store` are given what arrives."""
+    """load() chunks of one tree; `pages` and `store` are given what arrives.
+
+    `pool` decodes what a reader waits for; `idle`, a single thread, its neighbours, and writes to the store.
+    """
 
     def __init__(
         self,
@@ -37,6 +42,7 @@ class ChunkLoader:
         loop: FetchLoop,
         ranges: RangeFetcher,
         pool: ThreadPoolExecutor,
+        idle: ThreadPoolExecutor,
     ) -> None:
         self._tree = tree
         self._layers = layers
@@ -45,6 +51,8 @@ class ChunkLoader:
         self._loop = loop
         self._ranges = ranges
         self._pool = pool
+        self._idle = idle
+        self._backlog = 0
         self._lock = threading.Lock()
         self._flights: dict[int, Future[bytes]] = {}
         self._stopped = False
@@ -67,7 +75,7 @@ class ChunkLoader:
                 return flight
             members = self._claim_locked(chunk, along)
             flight = self._flights[chunk]
-        self._loop.submit(self._fetch(members))
+        self._loop.submit(self._fetch(members, chunk))
         return flight
 
     def _claim_locked(self, chunk: int, along: Along) -> list[list[Chunk]]:
@@ -94,23 +102,27 @@ class ChunkLoader:
         digest = self._tree.chunk(chunk).digest
         return digest is None or not self._store.has_chunk(digest)
 
-    async def _fetch(self, members: list[list[Chunk]], attempt: int = 1) -> None:
-        """Fetch neighbouring members of one blob in one request and hand each to the pool."""
+    async def _fetch(self, members: list[list[Chunk]], wanted: int, attempt: int = 1) -> None:
+        """Fetch neighbouring members of one blob in one request; that of the `wanted` chunk is urgent."""
         layer = self._layers[members[0][0].layer]
         start, end = members[0][0].blob_off, members[-1][0].blob_end
         try:
             data = memoryview(await self._ranges.fetch(layer.blob, start, end))
-            for member in members:
-                piece = data[member[0].blob_off - start : member[0].blob_end - start]
-                self._pool.submit(self._decode, member, piece, attempt)
         except BaseException as error:
             for member in members:
                 self._fail(member, error)
             if not isinstance(error, Exception):
                 raise
+            return
+        for member in members:
+            piece = data[member[0].blob_off - start : member[0].blob_end - start]
+            urgent = any(chunk.id == wanted for chunk in member)
+            with contextlib.suppress(RuntimeError):
+                # the pools have ended, and stop() has told everyone
+                (self._pool if urgent else self._idle).submit(self._decode, member, piece, attempt, urgent)
 
-    def _decode(self, member: list[Chunk], data: memoryview, attempt: int) -> None:
-        """Inflate, verify and publish a member's chunks. Runs in the pool; no exception leaves it."""
+    def _decode(self, member: list[Chunk], data: memoryview, attempt: int, urgent: bool) -> None:
+        """Inflate, verify and publish a member's chunks. Runs in a pool; no exception leaves it."""
         try:
             pieces = decode_member(member, data)
         except (FormatError, DigestMismatch) as error:
@@ -119,22 +131,35 @@ class ChunkLoader:
                 "%s: bytes %d to %d: %s", layer.blob.name, member[0].blob_off, member[0].blob_end, error
             )
             if attempt < _ATTEMPTS:
-                self._loop.submit(self._fetch([member], attempt + 1))
+                self._loop.submit(self._fetch([member], member[0].id, attempt + 1))
             else:
                 self._fail(member, error)
         except BaseException as error:
             self._fail(member, error)
             raise
         else:
-            self._publish(member, pieces)
+            self._publish(member, pieces, urgent)
 
-    def _publish(self, member: list[Chunk], pieces: list[bytes]) -> None:
+    def _publish(self, member: list[Chunk], pieces: list[bytes], urgent: bool) -> None:
         for chunk, piece in zip(member, pieces, strict=True):
             self._pages.insert(chunk.id, piece)
             _settle(self._flights[chunk.id], piece)
+        size = sum(map(len, pieces))
+        with self._lock:
+            urgent = urgent and self._backlog + size <= _BACKLOG_MAX
+            self._backlog += size
+        with contextlib.suppress(RuntimeError):
+            if urgent:
+                self._idle.submit(self._keep, member, pieces, size)
+                return
+        self._keep(member, pieces, size)
+
+    def _keep(self, member: list[Chunk], pieces: list[bytes], size: int) -> None:
         for chunk, piece in zip(member, pieces, strict=True):
             if chunk.digest is not None:
                 self._store.store_chunk(chunk.digest, piece)
+        with self._lock:
+            self._backlog -= size
         self._land(member)
 
     def _land(self, member: list[Chunk]) -> list[Future[bytes]]:
