@@ -9,7 +9,7 @@ import zlib
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
 import zstandard
 
@@ -35,10 +35,16 @@ class Ingested:
     size: int
 
 
-class _Decoder(Protocol):
-    """What turns a compressed stream into its tar, piece by piece."""
+class _Sink(Protocol):
+    """What takes the tar, piece by piece: no more than a piece of it is ever in memory."""
 
-    def feed(self, piece: bytes) -> list[bytes]: ...
+    def write(self, part: bytes, /) -> int: ...
+
+
+class _Decoder(Protocol):
+    """What turns a compressed stream into its tar."""
+
+    def feed(self, piece: bytes) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -46,8 +52,11 @@ class _Decoder(Protocol):
 class _Plain:
     """No compression."""
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        return [piece]
+    def __init__(self, sink: _Sink) -> None:
+        self._sink = sink
+
+    def feed(self, piece: bytes) -> None:
+        self._sink.write(piece)
 
     def finish(self) -> None:
         return
@@ -56,22 +65,21 @@ class _Plain:
 class _Gunzip:
     """gzip members, one behind the other; zeros behind the last one are padding, as gzip(1) reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: _Sink) -> None:
+        self._sink = sink
         self._member = zlib.decompressobj(31)
         self._started = False
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        parts = []
+    def feed(self, piece: bytes) -> None:
         while piece:
             if self._member.eof:
-                piece = piece.lstrip(b"\0")
                 self._member, self._started = zlib.decompressobj(31), False
-                continue
-            self._started = True
+            if not self._started:
+                piece = piece.lstrip(b"\0")
+                self._started = bool(piece)
             # bounded, so that a bomb is written to disk rather than held in memory
-            parts.append(self._member.decompress(piece, _PIECE))
+            self._sink.write(self._member.decompress(piece, _PIECE))
             piece = self._member.unconsumed_tail or self._member.unused_data
-        return parts
 
     def finish(self) -> None:
         if self._started and not self._member.eof:
@@ -81,12 +89,11 @@ class _Gunzip:
 class _Unzstd:
     """zstd frames, one behind the other, skippable ones included."""
 
-    def __init__(self) -> None:
-        self._stream = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
-        self._last = b""
+    def __init__(self, sink: _Sink) -> None:
+        self._stream = zstandard.ZstdDecompressor().stream_writer(cast(IO[bytes], sink), closefd=False)
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        return [self._stream.decompress(piece)]
+    def feed(self, piece: bytes) -> None:
+        self._stream.write(piece)
 
     def finish(self) -> None:
         """A cut frame is found out by the digests, and where there are none, by the tar that it leaves."""
@@ -102,10 +109,11 @@ _DECODERS: dict[Format, type[_Plain] | type[_Gunzip] | type[_Unzstd]] = {
 class _Intake:
     """Takes a blob in pieces: hashes it, decompresses it, hashes and writes the tar."""
 
-    def __init__(self, out: IO[bytes], digest: str | None) -> None:
+    def __init__(self, out: IO[bytes], digest: str | None, diff_id: str | None) -> None:
         self._out = out
         self._blob_hash = parse_digest(digest).hasher() if digest else None
-        self._tar_hash = hashlib.sha256()
+        self._tar_algorithm = parse_digest(diff_id).algorithm if diff_id else "sha256"
+        self._tar_hash = hashlib.new(self._tar_algorithm)
         self._decoder: _Decoder | None = None
         self._head = b""
         self.format = Format.TAR
@@ -120,32 +128,35 @@ class _Intake:
             self._head += piece
             if len(self._head) < 4:
                 return
-            piece = self._begin()
+            piece = self._head
         self._decode(piece)
 
-    def _begin(self) -> bytes:
+    def write(self, part: bytes, /) -> int:
+        """Take the next piece of the tar: for the decoder."""
+        self._tar_hash.update(part)
+        return self._out.write(part)
+
+    def _begin(self) -> _Decoder:
         self.format = next((kind for magic, kind in _MAGIC if self._head.startswith(magic)), Format.TAR)
-        self._decoder = _DECODERS[self.format]()
-        return self._head
+        return _DECODERS[self.format](self)
 
     def _decode(self, piece: bytes) -> None:
-        assert self._decoder is not None
+        if self._decoder is None:
+            self._decoder = self._begin()
         try:
-            for part in self._decoder.feed(piece):
-                self._tar_hash.update(part)
-                self._out.write(part)
+            self._decoder.feed(piece)
         except (zlib.error, zstandard.ZstdError) as error:
             raise FormatError(f"the {self.format.value} stream is damaged: {error}") from error
 
     def finish(self, digest: str | None, diff_id: str | None) -> str:
         """Check both digests, where they are known; the tar's digest."""
         if self._decoder is None:
-            self._decode(self._begin())
+            self._decode(self._head)
         if self._blob_hash and digest and self._blob_hash.hexdigest() != parse_digest(digest).hex:
             raise DigestMismatch("the layer's bytes do not match its digest")
         assert self._decoder is not None
         self._decoder.finish()
-        found = f"sha256:{self._tar_hash.hexdigest()}"
+        found = f"{self._tar_algorithm}:{self._tar_hash.hexdigest()}"
         if diff_id and found != diff_id:
             raise DigestMismatch(f"the layer's tar is {found}, but the image's config says {diff_id}")
         return found
@@ -159,7 +170,7 @@ async def fetch_whole(
     FormatError for a stream that does not decompress; what `Blob.iter_body` raises.
     """
     with store.staged_layer() as staged:
-        intake = _Intake(staged, digest)
+        intake = _Intake(staged, digest, diff_id)
         try:
             async for piece in blob.iter_body():
                 await pooled(pool, functools.partial(intake.feed, piece))
