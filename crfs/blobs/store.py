@@ -9,9 +9,10 @@ crash nor a failing disk can put a wrong byte into a mount.
 """
 
 import contextlib
+import itertools
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -29,6 +30,8 @@ class Store:
         self._root = root
         self._trusted: set[bytes] = set()
         self._full = False
+        self._token = secrets.token_hex(4)
+        self._count = itertools.count()
 
     def _chunk_path(self, digest: bytes) -> str:
         name = digest.hex()
@@ -93,13 +96,13 @@ class Store:
     @contextlib.contextmanager
     def _staged(self) -> Iterator[IO[bytes]]:
         """A file under tmp/ that is gone afterwards unless it was renamed; its name says whose it is."""
-        path = f"{self._root}/tmp"
-        with tempfile.NamedTemporaryFile(prefix=f"{os.getpid()}-", dir=path, delete=False) as file:
-            try:
+        path = f"{self._root}/tmp/{os.getpid()}-{self._token}-{next(self._count)}"
+        try:
+            with open(path, "xb", opener=_private) as file:
                 yield file
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(file.name)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def find_layer(self, diff_id: str) -> Path | None:
         """The uncompressed tar with this diff_id, if it is here."""
@@ -125,6 +128,10 @@ class Store:
         os.fsync(staged.fileno())
         os.rename(staged.name, path)
         return path
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def open_store(root: Path) -> Store:

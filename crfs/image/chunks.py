@@ -27,6 +27,30 @@ _ATTEMPTS = 2
 _BACKLOG_MAX = 16 << 20
 
 
+class _Member:
+    """A compressed member on its way: it is fetched, and then decoded once, by whoever comes first."""
+
+    __slots__ = ("attempt", "chunks", "claimed", "data", "flights", "urgent")
+
+    def __init__(self, chunks: list[Chunk], urgent: bool) -> None:
+        self.chunks = chunks
+        self.urgent = urgent
+        self.flights: dict[int, Future[bytes]] = {chunk.id: Future() for chunk in chunks}
+        self.data: memoryview | None = None
+        self.claimed = False
+        self.attempt = 1
+
+    @property
+    def start(self) -> int:
+        """Blob offset of its first byte."""
+        return self.chunks[0].blob_off
+
+    @property
+    def end(self) -> int:
+        """Blob offset behind its last byte."""
+        return self.chunks[0].blob_end
+
+
 class ChunkLoader:
     """load() chunks of one tree; `pages` and `store` are given what arrives.
 
@@ -54,32 +78,41 @@ class ChunkLoader:
         self._idle = idle
         self._backlog = 0
         self._lock = threading.Lock()
-        self._flights: dict[int, Future[bytes]] = {}
+        # by chunk
+        self._members: dict[int, _Member] = {}
         self._stopped = False
 
     def stop(self) -> None:
         """Fail everything that is in flight, and refuse to load more."""
         with self._lock:
             self._stopped = True
-            flights = list(self._flights.values())
-        for flight in flights:
-            _settle(flight, CrfsError("the mount is going away"))
+            members = list(self._members.values())
+        for member in members:
+            for flight in member.flights.values():
+                _settle(flight, CrfsError("the mount is going away"))
 
-    def load(self, chunk: int, along: Along = NOTHING) -> Future[bytes]:
-        """The decoded chunk, and its neighbours `along` in the same request. It fails with a CrfsError."""
+    def load(self, chunk: int, along: Along = NOTHING, *, urgent: bool = True) -> Future[bytes]:
+        """The decoded chunk, and its neighbours `along` in the same request. It fails with a CrfsError.
+
+        `urgent`: somebody waits. What has arrived but waits its turn is then decoded here and now.
+        """
         with self._lock:
             if self._stopped:
                 raise CrfsError("the mount is going away")
-            flight = self._flights.get(chunk)
-            if flight is not None:
-                return flight
-            members = self._claim_locked(chunk, along)
-            flight = self._flights[chunk]
-        self._loop.submit(self._fetch(members, chunk))
-        return flight
+            wanted = self._members.get(chunk)
+            members = []
+            if wanted is None:
+                members = self._claim_locked(chunk, along)
+                wanted = self._members[chunk]
+            wanted.urgent = wanted.urgent or urgent
+        if members:
+            self._loop.submit(self._fetch(members))
+        elif urgent and wanted.data is not None:
+            self._decode(wanted)
+        return wanted.flights[chunk]
 
-    def _claim_locked(self, chunk: int, along: Along) -> list[list[Chunk]]:
-        """Members to fetch, as they lie in the blob, each with all of its chunks; they are in flight now.
+    def _claim_locked(self, chunk: int, along: Along) -> list[_Member]:
+        """Members to fetch, as they lie in the blob; all of their chunks are in flight now.
 
         Each side of `along` ends at the first that is here or on its way, so that the request stays one range
         with nothing in it that is not wanted.
@@ -88,24 +121,24 @@ class ChunkLoader:
         after = list(itertools.takewhile(self._is_missing, along.after))
         members = []
         for number in (*reversed(before), chunk, *after):
-            if number in self._flights:
-                # a neighbour that shares its member with another one
-                continue
-            parts = [self._tree.chunk(part) for part in self._tree.member(number)]
-            self._flights.update((part.id, Future()) for part in parts)
-            members.append(parts)
+            if number not in self._members:
+                # else: a neighbour that shares its member with another one
+                parts = [self._tree.chunk(part) for part in self._tree.member(number)]
+                member = _Member(parts, urgent=False)
+                self._members.update((part.id, member) for part in parts)
+                members.append(member)
         return members
 
     def _is_missing(self, chunk: int) -> bool:
-        if chunk in self._flights or self._pages.read(chunk, 0, 1) is not None:
+        if chunk in self._members or self._pages.read(chunk, 0, 1) is not None:
             return False
         digest = self._tree.chunk(chunk).digest
         return digest is None or not self._store.has_chunk(digest)
 
-    async def _fetch(self, members: list[list[Chunk]], wanted: int, attempt: int = 1) -> None:
-        """Fetch neighbouring members of one blob in one request; that of the `wanted` chunk is urgent."""
-        layer = self._layers[members[0][0].layer]
-        start, end = members[0][0].blob_off, members[-1][0].blob_end
+    async def _fetch(self, members: list[_Member]) -> None:
+        """Fetch neighbouring members of one blob in one request; have them decoded, the urgent ones first."""
+        layer = self._layers[members[0].chunks[0].layer]
+        start, end = members[0].start, members[-1].end
         try:
             data = memoryview(await self._ranges.fetch(layer.blob, start, end))
         except BaseException as error:
@@ -115,61 +148,74 @@ class ChunkLoader:
                 raise
             return
         for member in members:
-            piece = data[member[0].blob_off - start : member[0].blob_end - start]
-            urgent = any(chunk.id == wanted for chunk in member)
+            member.data = data[member.start - start : member.end - start]
+        for member in sorted(members, key=lambda member: not member.urgent):
             with contextlib.suppress(RuntimeError):
                 # the pools have ended, and stop() has told everyone
-                (self._pool if urgent else self._idle).submit(self._decode, member, piece, attempt, urgent)
+                (self._pool if member.urgent else self._idle).submit(self._decode, member)
 
-    def _decode(self, member: list[Chunk], data: memoryview, attempt: int, urgent: bool) -> None:
-        """Inflate, verify and publish a member's chunks. Runs in a pool; no exception leaves it."""
+    def _decode(self, member: _Member) -> None:
+        """Inflate, verify and publish a member's chunks, unless somebody does already. Not on the loop."""
+        with self._lock:
+            data = member.data
+            if member.claimed or data is None:
+                return
+            member.claimed = True
         try:
-            pieces = decode_member(member, data)
+            pieces = decode_member(member.chunks, data)
         except (FormatError, DigestMismatch) as error:
-            layer = self._layers[member[0].layer]
-            log.warning(
-                "%s: bytes %d to %d: %s", layer.blob.name, member[0].blob_off, member[0].blob_end, error
-            )
-            if attempt < _ATTEMPTS:
-                self._loop.submit(self._fetch([member], member[0].id, attempt + 1))
-            else:
-                self._fail(member, error)
+            self._retry(member, error)
         except BaseException as error:
             self._fail(member, error)
             raise
         else:
-            self._publish(member, pieces, urgent)
+            self._publish(member, pieces)
 
-    def _publish(self, member: list[Chunk], pieces: list[bytes], urgent: bool) -> None:
-        for chunk, piece in zip(member, pieces, strict=True):
+    def _retry(self, member: _Member, error: CrfsError) -> None:
+        """Fetch a damaged member once more; it may have been damaged on its way."""
+        blob = self._layers[member.chunks[0].layer].blob
+        log.warning("%s: bytes %d to %d: %s", blob.name, member.start, member.end, error)
+        if member.attempt == _ATTEMPTS:
+            self._fail(member, error)
+            return
+        with self._lock:
+            member.attempt += 1
+            member.data, member.claimed = None, False
+        self._loop.submit(self._fetch([member]))
+
+    def _publish(self, member: _Member, pieces: list[bytes]) -> None:
+        for chunk, piece in zip(member.chunks, pieces, strict=True):
             self._pages.insert(chunk.id, piece)
-            _settle(self._flights[chunk.id], piece)
+            _settle(member.flights[chunk.id], piece)
+        member.data = None
         size = sum(map(len, pieces))
         with self._lock:
-            urgent = urgent and self._backlog + size <= _BACKLOG_MAX
+            later = member.urgent and self._backlog + size <= _BACKLOG_MAX
             self._backlog += size
-        with contextlib.suppress(RuntimeError):
-            if urgent:
+        if later:
+            with contextlib.suppress(RuntimeError):
                 self._idle.submit(self._keep, member, pieces, size)
                 return
         self._keep(member, pieces, size)
 
-    def _keep(self, member: list[Chunk], pieces: list[bytes], size: int) -> None:
-        for chunk, piece in zip(member, pieces, strict=True):
+    def _keep(self, member: _Member, pieces: list[bytes], size: int) -> None:
+        for chunk, piece in zip(member.chunks, pieces, strict=True):
             if chunk.digest is not None:
                 self._store.store_chunk(chunk.digest, piece)
         with self._lock:
             self._backlog -= size
         self._land(member)
 
-    def _land(self, member: list[Chunk]) -> list[Future[bytes]]:
+    def _land(self, member: _Member) -> None:
         """A member's chunks are in flight no more, all at once: a claim must never find half of them."""
         with self._lock:
-            return [self._flights.pop(chunk.id) for chunk in member]
+            for chunk in member.chunks:
+                self._members.pop(chunk.id, None)
 
-    def _fail(self, member: list[Chunk], error: BaseException) -> None:
+    def _fail(self, member: _Member, error: BaseException) -> None:
         """Tell those who wait. The next read tries again."""
-        for flight in self._land(member):
+        self._land(member)
+        for flight in member.flights.values():
             _settle(flight, error if isinstance(error, CrfsError) else CrfsError(repr(error)))
 
 

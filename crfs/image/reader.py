@@ -120,7 +120,7 @@ class ImageReader:
         if self._pages.read(chunk, 0, 1) is None and not (
             place.digest and self._store.has_chunk(place.digest)
         ):
-            self._loader.load(chunk)
+            self._loader.load(chunk, urgent=False)
 
     def _wait(self, flight: Future[bytes], given_up: Callable[[], bool]) -> bytes:
         deadline = time.monotonic() + self._wait_seconds
