@@ -1,20 +1,19 @@
 """`crfs mount SOURCE DIR`: returns when the mount answers, and leaves a daemon that serves it."""
 
 import argparse
-import logging
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from crfs.blobs.directories import log_directory
 from crfs.cli.mountoptions import apply_mount_options
 from crfs.cli.options import add_log_options, add_source_options, configure_log
-from crfs.fuse.session import block_signals
+from crfs.fuse.session import block_signals, interruptible
 from crfs.mount.daemon import Ready, run_in_background
 from crfs.mount.fuse import MountRequest, serve_tree
 from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
-
-log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +42,18 @@ def run(args: argparse.Namespace) -> int:
     """Mount; any CrfsError where it can't be done, in the foreground or before the daemon is ready."""
     fuse_options, nonempty = apply_mount_options(args)
     where = claim(args.dir, nonempty=nonempty)
+    if args.foreground:
+        configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
+        _serve(args, where, fuse_options, lambda: None)
+        return 0
     log_path = (args.log_file or log_directory() / "mount.log").absolute()
 
     def work(ready: Ready) -> None:
-        configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
-        _serve(args, where, fuse_options, ready)
+        log = _open_log(log_path)
+        configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
+        _serve(args, where, fuse_options, lambda: ready(log))
 
-    if args.foreground:
-        work(lambda: None)
-    else:
-        run_in_background(work, lambda: _open_log(log_path))
+    run_in_background(work)
     return 0
 
 
@@ -61,11 +62,13 @@ def _open_log(path: Path) -> int:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        log.warning("%s: %s; nothing will be logged", path, error.strerror)
+        print(f"crfs: {path}: {error.strerror}; nothing will be logged", file=sys.stderr)
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
-def _serve(args: argparse.Namespace, where: Path, options: tuple[str, ...], ready: Ready) -> None:
+def _serve(
+    args: argparse.Namespace, where: Path, options: tuple[str, ...], ready: Callable[[], None]
+) -> None:
     """Open the image and serve it; runs in the process that stays."""
     from crfs.cli.compose import open_services, read_tree, resolve
 
@@ -73,8 +76,9 @@ def _serve(args: argparse.Namespace, where: Path, options: tuple[str, ...], read
     block_signals()
     services = open_services(args)
     try:
-        resolved = resolve(services, args)
-        tree, reader = read_tree(services, resolved)
+        with interruptible():
+            resolved = resolve(services, args)
+            tree, reader = read_tree(services, resolved)
         settle()
         serve_tree(tree, reader, MountRequest(where, resolved.name, options), ready, reader.stop)
     finally:

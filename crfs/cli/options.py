@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 
@@ -48,9 +49,11 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def configure_log(level: str, who: str) -> None:
-    """Log to stderr, which is a file once a daemon has let go of the terminal; `who` begins each message."""
+def configure_log(level: str, who: str, log: int | None = None) -> None:
+    """Log to the file descriptor `log`, or to stderr; `who` begins each message."""
+    stream = None if log is None else os.fdopen(log, "w", 1, errors="backslashreplace", closefd=False)
     logging.basicConfig(
+        stream=stream,
         format=f"%(asctime)s {who.replace('%', '%%')}: %(levelname)s: %(message)s",
         level={"warn": "WARNING"}.get(level, level.upper()),
     )

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,18 @@ def _captured_stderr() -> Iterator[Callable[[], str]]:
 def block_signals() -> None:
     """Before any thread starts: SIGTERM and SIGINT are for the thread that serve() starts alone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """On the main thread, after block_signals(): meanwhile SIGTERM and SIGINT raise what ends a program."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        signal.signal(signal.SIGTERM, before)
 
 
 def serve(mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None]) -> None:

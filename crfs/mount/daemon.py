@@ -4,19 +4,23 @@ The fork comes before any thread, loop or mount exists; the child does the work 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 
-Ready = Callable[[], None]
+Ready = Callable[[int], None]
 
 
-def run_in_background(work: Callable[[Ready], None], log_fd: Callable[[], int]) -> None:
-    """Run `work(ready)` in a child; return when it calls `ready`.
+def run_in_background(work: Callable[[Ready], None]) -> None:
+    """Run `work(ready)` in a child; return when it calls `ready(log)`.
 
-    Until then the child shares our stderr; then it becomes a daemon whose stderr is what `log_fd` opens.
+    Until then the child shares our stderr; then it becomes a daemon, whose stderr is the file descriptor
+    `log`.
     Where it ends before, so do we, with its status; it has then said why itself.
     """
     read_end, write_end = os.pipe()
+    signal.signal(signal.SIGTERM, _leave)
     pid = os.fork()
     if pid:
         os.close(write_end)
@@ -25,12 +29,16 @@ def run_in_background(work: Callable[[Ready], None], log_fd: Callable[[], int]) 
     os.close(read_end)
     os.setsid()
 
-    def ready() -> None:
-        _detach(log_fd())
+    def ready(log: int) -> None:
+        _detach(log)
         os.write(write_end, b"r")
         os.close(write_end)
 
     work(ready)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _await_ready(pid: int, read_end: int) -> None:
@@ -39,8 +47,8 @@ def _await_ready(pid: int, read_end: int) -> None:
         with os.fdopen(read_end, "rb") as pipe:
             if pipe.read(1):
                 return
-    except KeyboardInterrupt:
-        os.kill(pid, 15)
+    except (KeyboardInterrupt, SystemExit):
+        os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
         raise
     _, status = os.waitpid(pid, 0)
@@ -54,7 +62,6 @@ def _detach(log: int) -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.dup2(log, 2)
-    for fd in (null, log):
-        if fd > 2:
-            os.close(fd)
+    if null > 2:
+        os.close(null)
     os.chdir("/")

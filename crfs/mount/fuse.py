@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,13 @@ def session_options(request: MountRequest) -> list[str]:
     options = [f"fsname={source}", "subtype=crfs", "ro", "default_permissions"]
     if os.geteuid() == 0:
         options += ["allow_other", "suid", "dev"]
-    return [*options, *request.options]
+    return [_ascii(option) for option in (*options, *request.options)]
+
+
+def _ascii(option: str) -> str:
+    """llfuse takes nothing else; other characters are shown as Python would escape them."""
+    # libfuse takes a backslash for an escape of its own
+    return re.sub(r"[^\0-\x7f]", lambda char: "\\" + ascii(char[0])[1:-1], option)
 
 
 def serve_tree(
