@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import gzip
 import json
+import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +21,10 @@ from crfs.blobs.http import Http
 from crfs.blobs.tls import TlsSettings
 from crfs.cli.compose import Services, open_services, read_tree, resolve
 from crfs.formats.digest import sha256_digest
+from crfs.formats.footer import FooterKind, build_footer
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
+from crfs.formats.toc import TOC_DIGEST_ANNOTATION, TOC_NAME
 from crfs.image.resolve import Resolved
 from tests.support.faults import FaultProxy
 from tests.support.fetching import QUICK, SHORT
@@ -53,6 +56,17 @@ def whole(
     tar = make_tar(entries)
     data = pack(tar)
     return Built(data, Descriptor(media_type, sha256_digest(data), len(data)), sha256_digest(tar))
+
+
+def forged(data: bytes, *entries: dict[str, Any]) -> Built:
+    """An eStargz of these data and any TOC, for which the manifest vouches all the same."""
+    toc = json.dumps({"version": 1, "entries": entries}).encode()
+    info = tarfile.TarInfo(TOC_NAME)
+    info.size = len(toc)
+    tar = info.tobuf(tarfile.USTAR_FORMAT) + toc + bytes(-len(toc) % 512) + bytes(1024)
+    blob = data + gzip.compress(tar) + build_footer(FooterKind.ESTARGZ, len(data))
+    annotations = {TOC_DIGEST_ANNOTATION: sha256_digest(toc)}
+    return Built(blob, Descriptor(OCI_LAYER_GZIP, sha256_digest(blob), len(blob), annotations), "")
 
 
 def without_annotations(layer: Built) -> Built:
