@@ -16,7 +16,7 @@ from crfs.blobs.store import Store
 from crfs.errors import CrfsError
 from crfs.image.chunks import ChunkLoader
 from crfs.image.prefetch import Prefetch
-from crfs.layers.layer import Layer
+from crfs.layers.layer import Layer, Trust
 
 log = logging.getLogger(__name__)
 # how often a read that waits looks whether anybody still wants it
@@ -42,6 +42,7 @@ class ImageReader:
         self._loader = loader
         self._wait_seconds = wait_seconds
         self._prefetch = Prefetch(tree)
+        self._may_lose_belief = any(layer.trust is Trust.BACKGROUND for layer in layers)
         self._tars = {
             number: os.open(layer.tar, os.O_RDONLY | os.O_CLOEXEC)
             for number, layer in enumerate(layers)
@@ -64,6 +65,8 @@ class ImageReader:
         if len(spans) != 1 or spans[0][0] < 0:
             return None if spans else b""
         chunk, start, end = spans[0]
+        if self._may_lose_belief and self._layers[self._tree.chunk(chunk).layer].health.failure:
+            return None
         return self._pages.read(chunk, start, end - start)
 
     def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool] = lambda: False) -> bytes:
