@@ -102,6 +102,9 @@ class ChunkLoader:
             wanted = self._members.get(chunk)
             members = []
             if wanted is None:
+                landed = self._find_landed(chunk)
+                if landed is not None:
+                    return landed
                 members = self._claim_locked(chunk, along)
                 wanted = self._members[chunk]
             wanted.urgent = wanted.urgent or urgent
@@ -110,6 +113,20 @@ class ChunkLoader:
         elif urgent and wanted.data is not None:
             self._decode(wanted)
         return wanted.flights[chunk]
+
+    def _find_landed(self, chunk: int) -> Future[bytes] | None:
+        """A chunk that has landed since its reader looked for it."""
+        if self._is_missing(chunk):
+            return None
+        place = self._tree.chunk(chunk)
+        data = self._pages.read(chunk, 0, place.size)
+        if data is None and place.digest is not None:
+            data = self._store.read_chunk(place.digest, place.size, 0, place.size)
+        if data is None:
+            return None
+        landed: Future[bytes] = Future()
+        landed.set_result(data)
+        return landed
 
     def _claim_locked(self, chunk: int, along: Along) -> list[_Member]:
         """Members to fetch, as they lie in the blob; all of their chunks are in flight now.
