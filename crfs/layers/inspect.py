@@ -3,6 +3,7 @@
 import msgspec
 
 from crfs.blobs.blob import Blob
+from crfs.errors import FormatError
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import Compression, layer_compression
 from crfs.formats.toc import TOC_DIGEST_ANNOTATION
@@ -48,7 +49,11 @@ async def inspect_layer(opener: Opener, blob: Blob, descriptor: Descriptor) -> L
         return _lazy_report(lazy, descriptor.digest, descriptor.media_type)
     format_, reason = _FORMATS[compression], lazy
     if compression is Compression.GZIP and TOC_DIGEST_ANNOTATION not in descriptor.annotations:
-        found = await opener.find_toc(blob, descriptor.size, None)
+        try:
+            found = await opener.find_toc(blob, descriptor.size, None)
+        except FormatError as error:
+            # no mount would look at it
+            found = reason = f"its TOC is of no use: {error}"
         if isinstance(found, Toc):
             format_ = found.format
             reason = "nothing ties its TOC to the manifest (--allow-unverified reads it lazily)"
