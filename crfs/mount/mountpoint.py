@@ -76,7 +76,8 @@ def resolve(path: Path) -> Path:
 def is_dead(path: Path) -> bool:
     """Whether the mount at `path` has lost its server."""
     try:
-        os.stat(path)
+        # never answered from what the kernel remembers, as stat is
+        os.statvfs(path)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False
