@@ -25,7 +25,8 @@ import pytest
 
 from tests.support.dockerregistry import lacking
 
-COMMAND = (sys.executable, "-m", "crfs.cli.main")
+# -P: whatever the current directory has is not imported
+COMMAND = (sys.executable, "-P", "-m", "crfs.cli.main")
 FSTYPE = "fuse.crfs"
 _PLACE = "CRFS_TEST_PLACE"
 _SECONDS = 60.0
@@ -168,7 +169,8 @@ class Crfs:
 
     def leftovers(self) -> list[str]:
         """All that should not be there once nothing is mounted any more."""
-        scratch = [*(self.place / "tmp").iterdir(), *self.place.glob("**/crfs/tmp/*")]
+        places = [self.place / "tmp", self.cache / "tmp"]
+        scratch = [path for place in places if place.exists() for path in place.iterdir()]
         return [
             *(f"process {pid}: {_command_line(pid)}" for pid in self.pids()),
             *(f"mount {line.at!r}" for line in self.mounts()),
