@@ -15,7 +15,7 @@ import llfuse
 from crfs._native.index import Tree
 from crfs.fuse import reply
 from crfs.fuse.handler import handler
-from crfs.fuse.requester import is_dying
+from crfs.fuse.requester import has_left
 
 # a reply to readdir holds 4 KiB, and an entry takes 32 bytes at the least
 _ENTRIES_MAX = 128
@@ -106,7 +106,7 @@ class ReadOnly(llfuse.Operations):
         data = self._reader.find_cached(inode, off, size)
         if data is None:
             with llfuse.lock_released:
-                data = self._reader.read(inode, off, size, functools.partial(is_dying, opener))
+                data = self._reader.read(inode, off, size, functools.partial(has_left, opener))
         return data
 
     @handler

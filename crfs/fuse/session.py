@@ -4,6 +4,7 @@ llfuse has one session in a process. serve() runs on the main thread, since llfu
 """
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -82,6 +83,10 @@ def serve(mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None])
     try:
         ready()
         llfuse.main(workers=WORKERS)
+    except OSError as error:
+        # a worker was taking a request when the kernel ended the connection
+        if error.errno != errno.ECONNABORTED:
+            raise
     finally:
         ended.set()
         stop()
