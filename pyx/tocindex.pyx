@@ -54,8 +54,11 @@ cdef class _Filler:
             return 0
         self.finish_file()
         size = entry.size
-        self.size, self.covered, self.name = size if kind == "reg" else -1, 0, name
         self.skipping = name.removeprefix("./").removeprefix("/") in self.hidden
+        self.size, self.covered, self.name = size if kind == "reg" else -1, 0, name
+        if self.skipping and kind == "reg":
+            # whatever it says of itself
+            self.size = 0
         if self.skipping:
             return 0
         link = entry.link_name
@@ -76,7 +79,7 @@ cdef class _Filler:
 
     cdef int finish_file(self) except -1:
         """To be called behind a file's last chunk: what none of them holds would read as zeros."""
-        if self.covered < self.size and not self.skipping:
+        if self.covered < self.size:
             raise FormatError(f"the TOC has chunks for {self.covered} of the {self.size} bytes of {self.name!r}")
         return 0
 

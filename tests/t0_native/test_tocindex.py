@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from crfs._native.index import Tree
@@ -184,6 +184,7 @@ def _outcome(build: Callable[[], LayerIndex]) -> dict[bytes, Seen] | str:
 
 @settings(max_examples=400, deadline=None)
 @given(entries=tocs())
+@example(entries=[{"name": ".prefetch.landmark", "type": "reg", "size": -1}, chunk(0), chunk(-5)])
 def test_kernel_and_oracle_agree(entries: list[Json]) -> None:
     """Also: whatever a TOC says, the answer is an index or a FormatError."""
     kernel = _outcome(lambda: index(*entries))
