@@ -189,7 +189,7 @@ def test_mount_fuse(source: str, crfs: Crfs, link: Path, tmp_path: Path) -> None
     at, cache = crfs.new_directory(), tmp_path / "elsewhere"
     environment = {**crfs.environment, "PATH": f"{link}:{os.environ['PATH']}"}
     options = f"rw,nosuid,nodev,cache={cache},tls-verify=false,x-systemd.automount,_netdev"
-    command = ["/sbin/mount.fuse", source, at, "-t", "fuse.crfs", "-o", options]
+    command = ["/sbin/mount.fuse", source, str(at), "-t", "fuse.crfs", "-o", options]
     assert run_program(*command, env=environment) == b""
     (line,) = crfs.mounts()
     assert (line.fstype, line.source) == ("fuse.crfs", source.removeprefix("docker://"))
