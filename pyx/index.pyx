@@ -255,6 +255,25 @@ cdef class Tree:
             inode = parent
         return b"/".join(reversed(parts))
 
+    def paths(self, uint64_t inode):
+        """All paths of an inode."""
+        cdef uint32_t i, j, number = <uint32_t>(inode - 1)
+        cdef const Inode *directory
+        cdef const Dentry *dentry
+        cdef list found = []
+        self.get(inode)
+        for i in range(self.header.inodes):
+            directory = &self.inode_table[i]
+            if directory.mode & S_IFMT != S_IFDIR:
+                continue
+            for j in range(directory.first, directory.first + directory.count):
+                dentry = &self.dentry_table[j]
+                if dentry.inode == number:
+                    above = self.path(i + 1)
+                    name = <bytes>self.heap[dentry.name_off:dentry.name_off + dentry.name_len]
+                    found.append(above + b"/" + name if above else name)
+        return found
+
     cdef uint32_t first_at(self, const Inode *at, uint64_t off) noexcept nogil:
         """The place in the table of a file's first chunk that ends behind `off`."""
         cdef uint32_t low = at.first, high = low + at.count, middle

@@ -1,0 +1,268 @@
+"""An overlay as a file system: llfuse's requests in, answers out. No semantics: those are the overlay's.
+
+Called by llfuse's workers with llfuse's lock held; it is dropped around every call that reaches a disk or a network.
+"""
+
+import errno
+import functools
+import itertools
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import llfuse
+
+from crfs.fuse.handler import handler
+from crfs.fuse.reply import FOREVER_SECONDS, no_entry
+from crfs.fuse.requester import is_dying
+from crfs.overlay.files import Changes
+from crfs.overlay.lower import Attributes
+from crfs.overlay.namespace import Owner
+from crfs.overlay.node import Node
+from crfs.overlay.overlay import Overlay
+
+R = TypeVar("R")
+_DIR = stat.S_IFDIR
+
+
+def _unlocked(work: Callable[[], R]) -> R:
+    with llfuse.lock_released:
+        return work()
+
+
+class Writable(llfuse.Operations):
+    """The handlers. `timeout_seconds`: how long the kernel may believe what it is told."""
+
+    def __init__(self, overlay: Overlay, timeout_seconds: float = FOREVER_SECONDS) -> None:
+        super().__init__()
+        self._overlay = overlay
+        self._timeout = timeout_seconds
+        self._no_entry = no_entry()
+        self._dirent = llfuse.EntryAttributes()
+        self._handles = itertools.count(1)
+        # handle -> node, and the thread that opened it
+        self._files: dict[int, tuple[Node, int]] = {}
+        self._dirs: dict[int, tuple[int, list[tuple[bytes, int, int]]]] = {}
+
+    def _entry(self, node: Node, shown: Attributes) -> llfuse.EntryAttributes:
+        made = llfuse.EntryAttributes()
+        made.st_ino = node.ino
+        made.generation = 0
+        made.entry_timeout = self._timeout
+        made.attr_timeout = self._timeout
+        made.st_mode = shown.mode
+        made.st_nlink = shown.nlink
+        made.st_uid = shown.uid
+        made.st_gid = shown.gid
+        made.st_rdev = shown.rdev
+        made.st_size = shown.size
+        made.st_blksize = 4096
+        made.st_blocks = shown.blocks
+        made.st_atime_ns = shown.atime_ns
+        made.st_mtime_ns = shown.mtime_ns
+        made.st_ctime_ns = shown.ctime_ns
+        return made
+
+    def _asked_by(self, ctx: llfuse.RequestContext) -> Callable[[], bool]:
+        return functools.partial(is_dying, ctx.pid)
+
+    @handler
+    def lookup(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
+        found = _unlocked(lambda: self._overlay.lookup(parent, name))
+        return self._no_entry if found is None else self._entry(*found)
+
+    @handler
+    def forget(self, inode_list: list[tuple[int, int]]) -> None:
+        for ino, count in inode_list:
+            self._overlay.forget(ino, count)
+
+    @handler
+    def getattr(self, inode: int, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
+        node = self._overlay.node(inode)
+        return self._entry(node, _unlocked(lambda: self._overlay.files.attributes(node)))
+
+    @handler
+    def setattr(
+        self,
+        inode: int,
+        attr: llfuse.EntryAttributes,
+        fields: llfuse.SetattrFields,
+        fh: int | None,
+        ctx: llfuse.RequestContext,
+    ) -> llfuse.EntryAttributes:
+        node = self._overlay.node(inode)
+        changes = Changes(
+            size=attr.st_size if fields.update_size else None,
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        asked_by = self._asked_by(ctx)
+        return self._entry(node, _unlocked(lambda: self._overlay.files.change(node, changes, asked_by)))
+
+    @handler
+    def readlink(self, inode: int, ctx: llfuse.RequestContext) -> bytes:
+        node = self._overlay.node(inode)
+        return _unlocked(lambda: self._overlay.files.readlink(node))
+
+    @handler
+    def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: llfuse.RequestContext
+    ) -> llfuse.EntryAttributes:
+        owner = Owner(ctx.uid, ctx.gid)
+        return self._entry(*_unlocked(lambda: self._overlay.mknod(parent, name, mode, rdev, owner)))
+
+    @handler
+    def mkdir(
+        self, parent: int, name: bytes, mode: int, ctx: llfuse.RequestContext
+    ) -> llfuse.EntryAttributes:
+        owner = Owner(ctx.uid, ctx.gid)
+        return self._entry(*_unlocked(lambda: self._overlay.mkdir(parent, name, mode, owner)))
+
+    @handler
+    def symlink(
+        self, parent: int, name: bytes, target: bytes, ctx: llfuse.RequestContext
+    ) -> llfuse.EntryAttributes:
+        owner = Owner(ctx.uid, ctx.gid)
+        return self._entry(*_unlocked(lambda: self._overlay.symlink(parent, name, target, owner)))
+
+    @handler
+    def link(
+        self, inode: int, new_parent: int, new_name: bytes, ctx: llfuse.RequestContext
+    ) -> llfuse.EntryAttributes:
+        asked_by = self._asked_by(ctx)
+        return self._entry(*_unlocked(lambda: self._overlay.link(inode, new_parent, new_name, asked_by)))
+
+    @handler
+    def unlink(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> None:
+        _unlocked(lambda: self._overlay.unlink(parent, name))
+
+    @handler
+    def rmdir(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> None:
+        _unlocked(lambda: self._overlay.rmdir(parent, name))
+
+    @handler
+    def rename(
+        self, old_parent: int, old: bytes, new_parent: int, new: bytes, ctx: llfuse.RequestContext
+    ) -> None:
+        asked_by = self._asked_by(ctx)
+        _unlocked(lambda: self._overlay.rename(old_parent, old, new_parent, new, asked_by))
+
+    def _new_file(self, node: Node, ctx: llfuse.RequestContext) -> int:
+        fh = next(self._handles)
+        self._files[fh] = node, ctx.pid
+        return fh
+
+    @handler
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: llfuse.RequestContext
+    ) -> tuple[int, llfuse.EntryAttributes]:
+        owner = Owner(ctx.uid, ctx.gid)
+        node, shown = _unlocked(lambda: self._overlay.create(parent, name, mode, owner))
+        return self._new_file(node, ctx), self._entry(node, shown)
+
+    @handler
+    def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
+        node = self._overlay.node(inode)
+        asked_by = self._asked_by(ctx)
+        _unlocked(lambda: self._overlay.files.open(node, flags, asked_by))
+        return self._new_file(node, ctx)
+
+    @handler
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        node, opener = self._files[fh]
+        return _unlocked(
+            lambda: self._overlay.files.read(node, off, size, functools.partial(is_dying, opener))
+        )
+
+    @handler
+    def write(self, fh: int, off: int, buf: bytes) -> int:
+        node, _ = self._files[fh]
+        return _unlocked(lambda: self._overlay.files.write(node, off, buf))
+
+    @handler
+    def fsync(self, fh: int, datasync: bool) -> None:
+        node, _ = self._files[fh]
+        _unlocked(lambda: self._overlay.files.fsync(node, data_only=datasync))
+
+    @handler
+    def flush(self, fh: int) -> None:
+        raise llfuse.FUSEError(errno.ENOSYS)
+
+    @handler
+    def release(self, fh: int) -> None:
+        node, _ = self._files.pop(fh)
+        _unlocked(lambda: self._overlay.release(node))
+
+    @handler
+    def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
+        fh = next(self._handles)
+        self._dirs[fh] = inode, []
+        return fh
+
+    @handler
+    def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
+        inode, names = self._dirs[fh]
+        if off == 0:
+            # as it is now; what comes and goes while it is read is shown or not, but nothing is left out
+            listed = _unlocked(lambda: self._overlay.list(inode))
+            above = self._overlay.parent(inode)
+            names = [(b".", inode, _DIR), (b"..", above, _DIR), *listed]
+            self._dirs[fh] = inode, names
+        return self._dirents(names, off)
+
+    def _dirents(
+        self, names: Sequence[tuple[bytes, int, int]], off: int
+    ) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
+        dirent = self._dirent
+        for at in range(off, len(names)):
+            name, dirent.st_ino, dirent.st_mode = names[at]
+            yield name, dirent, at + 1
+
+    @handler
+    def releasedir(self, fh: int) -> None:
+        del self._dirs[fh]
+
+    @handler
+    def fsyncdir(self, fh: int, datasync: bool) -> None:
+        raise llfuse.FUSEError(errno.ENOSYS)
+
+    @handler
+    def statfs(self, ctx: llfuse.RequestContext) -> llfuse.StatvfsData:
+        info = self._overlay.statvfs()
+        made = llfuse.StatvfsData()
+        if info is None:
+            return made
+        made.f_bsize, made.f_frsize = info.f_bsize, info.f_frsize
+        made.f_blocks, made.f_bfree, made.f_bavail = info.f_blocks, info.f_bfree, info.f_bavail
+        made.f_files, made.f_ffree, made.f_favail = info.f_files, info.f_ffree, info.f_favail
+        return made
+
+    @handler
+    def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:
+        node = self._overlay.node(inode)
+        return _unlocked(lambda: self._overlay.files.getxattr(node, name))
+
+    @handler
+    def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
+        node = self._overlay.node(inode)
+        return _unlocked(lambda: self._overlay.files.listxattr(node))
+
+    @handler
+    def setxattr(self, inode: int, name: bytes, value: bytes, ctx: llfuse.RequestContext) -> None:
+        node = self._overlay.node(inode)
+        asked_by = self._asked_by(ctx)
+        _unlocked(lambda: self._overlay.files.setxattr(node, name, value, 0, asked_by))
+
+    @handler
+    def removexattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext) -> None:
+        node = self._overlay.node(inode)
+        asked_by = self._asked_by(ctx)
+        _unlocked(lambda: self._overlay.files.removexattr(node, name, asked_by))
+
+    @handler
+    def access(self, inode: int, mode: int, ctx: llfuse.RequestContext) -> bool:
+        # the kernel checks permissions by itself (default_permissions)
+        raise llfuse.FUSEError(errno.ENOSYS)

@@ -1,0 +1,280 @@
+"""What an overlay's objects hold: bytes, attributes, extended attributes. Locks for itself; any thread.
+
+A file that is open is one node with one source of bytes, the lower file or the upper one after a copy-up, however
+many handles there are; so all of them see what any of them writes.
+"""
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crfs.overlay.copyup import CopyUp
+from crfs.overlay.lookup import Lookup
+from crfs.overlay.lower import Attributes, GivenUp, OpenLower
+from crfs.overlay.marks import is_acl, is_private
+from crfs.overlay.node import Node, NodeTable
+from crfs.overlay.upper import Upper
+
+
+def _fail(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What setattr is to change; None leaves it as it is. Times in ns."""
+
+    size: int | None = None
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class Files:
+    """Open files and attributes. `upper` and `copy_up` are None where the overlay is read-only."""
+
+    def __init__(
+        self,
+        lock: threading.RLock,
+        lookup: Lookup,
+        upper: Upper | None,
+        copy_up: CopyUp | None,
+        table: NodeTable,
+        *,
+        sync: bool,
+    ) -> None:
+        self._lock = lock
+        self._lookup = lookup
+        self._upper = upper
+        self._copy_up = copy_up
+        self._table = table
+        self._sync = sync
+
+    def open(self, node: Node, flags: int, given_up: GivenUp) -> None:
+        """One more handle. A lower file that is opened for writing is copied up first."""
+        wants_write = flags & os.O_ACCMODE != os.O_RDONLY
+        if wants_write:
+            self.copy_up(node, given_up, size=0 if flags & os.O_TRUNC else None)
+        with self._lock:
+            self._open_locked(node, wants_write)
+            node.opens += 1
+
+    def _open_locked(self, node: Node, wants_write: bool) -> None:
+        if not node.upper or self._upper is None:
+            if node.lower_file is None:
+                lower, found = node.lowers[0]
+                node.lower_file = lower.open(found.handle)
+            return
+        if node.upper_fd >= 0 and (node.writable_fd or not wants_write):
+            return
+        fd, writable = self._open_upper(node, wants_write)
+        if node.upper_fd >= 0:
+            os.close(node.upper_fd)
+        node.upper_fd, node.writable_fd = fd, writable
+
+    def _open_upper(self, node: Node, wants_write: bool) -> tuple[int, bool]:
+        """For reading and writing where that may be, since a later handle may write."""
+        assert self._upper is not None
+        if node.upper_fd >= 0:
+            path = b"/proc/self/fd/%d" % node.upper_fd
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC), True
+        if node.parent is None or node.name is None:
+            raise _fail(errno.ENOENT)
+        dir_fd = self._upper.dir_fd(node.parent)
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(node.name, os.O_RDWR | flags, dir_fd=dir_fd), True
+        except OSError as error:
+            if wants_write or error.errno not in (errno.EACCES, errno.EROFS, errno.ETXTBSY, errno.EPERM):
+                raise
+            return os.open(node.name, os.O_RDONLY | flags, dir_fd=dir_fd), False
+
+    def release(self, node: Node) -> None:
+        """One handle fewer; with the last one the files behind it are closed."""
+        with self._lock:
+            node.opens -= 1
+            if node.opens == 0:
+                close_files(node)
+
+    def read(self, node: Node, off: int, size: int, given_up: GivenUp) -> bytes:
+        """Bytes of an open file, as they are now."""
+        source = node.lower_file
+        if not node.upper and source is not None:
+            return source.read(off, size, given_up)
+        return os.pread(node.upper_fd, size, off)
+
+    def write(self, node: Node, off: int, data: bytes) -> int:
+        """Write to an open file; how much was written."""
+        view = memoryview(data)
+        while view:
+            view = view[os.pwrite(node.upper_fd, view, off + len(data) - len(view)) :]
+        return len(data)
+
+    def fsync(self, node: Node, *, data_only: bool) -> None:
+        """Everything written is on the disk."""
+        if self._sync and node.upper and node.upper_fd >= 0:
+            (os.fdatasync if data_only else os.fsync)(node.upper_fd)
+
+    def copy_up(self, node: Node, given_up: GivenUp, size: int | None = None) -> None:
+        """A node is in the upper directory afterwards; of a file no more than `size` bytes are copied."""
+        if self._copy_up is None:
+            raise _fail(errno.EROFS)
+        with self._lock:
+            if node.upper:
+                return
+            if not node.is_file:
+                self._copy_up.anything(node)
+                return
+            opened = node.lower_file is None
+            lower, found = node.lowers[0]
+            source: OpenLower = node.lower_file or lower.open(found.handle)
+            # the source stays open while it is copied, also if the last handle goes
+            node.opens += 1
+        try:
+            prepared = self._copy_up.prepare(node, source, given_up, 1 << 62 if size is None else size)
+            with self._lock:
+                self._copy_up.commit(node, prepared)
+        finally:
+            if opened:
+                source.close()
+            self.release(node)
+
+    def attributes(self, node: Node) -> Attributes:
+        """What stat shows."""
+        with self._lock:
+            return self._lookup.attributes(node)
+
+    def change(self, node: Node, changes: Changes, given_up: GivenUp) -> Attributes:
+        """Change attributes; what stat shows afterwards."""
+        self.copy_up(node, given_up, changes.size)
+        with self._lock:
+            if changes.size is not None:
+                self._truncate(node, changes.size)
+            path = self._path(node)
+            if changes.uid is not None or changes.gid is not None:
+                owner = (
+                    -1 if changes.uid is None else changes.uid,
+                    -1 if changes.gid is None else changes.gid,
+                )
+                self._chown(node, path, *owner)
+            if changes.mode is not None and not stat.S_ISLNK(node.mode):
+                os.chmod(path, stat.S_IMODE(changes.mode))
+            if changes.atime_ns is not None or changes.mtime_ns is not None:
+                self._set_times(node, path, changes)
+            return self._lookup.attributes(node)
+
+    def _path(self, node: Node) -> bytes:
+        """A path for calls that must reach a file by its descriptor if it is open, else by its name."""
+        assert self._upper is not None
+        if node.is_file and node.upper_fd >= 0:
+            return b"/proc/self/fd/%d" % node.upper_fd
+        if node.is_orphan:
+            if node.upper_fd >= 0:
+                return b"/proc/self/fd/%d/." % node.upper_fd
+            raise _fail(errno.ENOENT)
+        return self._upper.path(node)
+
+    def _chown(self, node: Node, path: bytes, uid: int, gid: int) -> None:
+        """A change of owner takes setuid and setgid away from files on disk; what is to go, the kernel says itself."""
+        mode = self._lookup.attributes(node).mode
+        if node.is_file and node.upper_fd >= 0:
+            os.chown(path, uid, gid)
+        else:
+            os.chown(path, uid, gid, follow_symlinks=False)
+        if mode & (stat.S_ISUID | stat.S_ISGID) and node.is_file:
+            os.chmod(path, stat.S_IMODE(mode))
+
+    def _set_times(self, node: Node, path: bytes, changes: Changes) -> None:
+        shown = self._lookup.attributes(node)
+        times = (
+            shown.atime_ns if changes.atime_ns is None else changes.atime_ns,
+            shown.mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
+        )
+        os.utime(path, ns=times, follow_symlinks=node.is_file and node.upper_fd >= 0)
+
+    def _truncate(self, node: Node, size: int) -> None:
+        if node.upper_fd >= 0 and node.writable_fd:
+            os.ftruncate(node.upper_fd, size)
+            return
+        fd, _ = self._open_upper(node, True)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+
+    def readlink(self, node: Node) -> bytes:
+        """A symbolic link's target."""
+        with self._lock:
+            if node.upper and self._upper:
+                return os.readlink(self._upper.path(node))
+            lower, found = node.lowers[0]
+            return lower.readlink(found.handle)
+
+    def _raw_xattrs(self, node: Node) -> Mapping[bytes, bytes]:
+        lower, found = node.lowers[0]
+        return lower.xattrs(found.handle)
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """One extended attribute; ENODATA where there is none."""
+        if is_acl(name):
+            raise _fail(errno.EOPNOTSUPP)
+        if is_private(name):
+            raise _fail(errno.ENODATA)
+        with self._lock:
+            if node.upper and self._upper:
+                return os.getxattr(self._path(node), name, follow_symlinks=self._by_fd(node))
+            try:
+                return self._raw_xattrs(node)[name]
+            except KeyError:
+                raise _fail(errno.ENODATA) from None
+
+    def listxattr(self, node: Node) -> list[bytes]:
+        """Names of the extended attributes, the overlay's own left out."""
+        with self._lock:
+            if node.upper and self._upper:
+                found = os.listxattr(self._path(node), follow_symlinks=self._by_fd(node))
+                names = [os.fsencode(name) for name in found]
+            else:
+                names = list(self._raw_xattrs(node))
+        return [name for name in names if not is_private(name) and not is_acl(name)]
+
+    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int, given_up: GivenUp) -> None:
+        """Set an extended attribute; `flags` as in setxattr(2)."""
+        self._writable_xattr(name)
+        self.copy_up(node, given_up)
+        with self._lock:
+            os.setxattr(self._path(node), name, value, flags, follow_symlinks=self._by_fd(node))
+
+    def removexattr(self, node: Node, name: bytes, given_up: GivenUp) -> None:
+        """Remove an extended attribute; ENODATA where there is none."""
+        self._writable_xattr(name)
+        if not node.upper:
+            self.getxattr(node, name)
+        self.copy_up(node, given_up)
+        with self._lock:
+            os.removexattr(self._path(node), name, follow_symlinks=self._by_fd(node))
+
+    @staticmethod
+    def _by_fd(node: Node) -> bool:
+        """/proc/self/fd/N has to be followed; a path must not be."""
+        return node.is_file and node.upper_fd >= 0
+
+    @staticmethod
+    def _writable_xattr(name: bytes) -> None:
+        if is_acl(name) or is_private(name):
+            raise _fail(errno.EOPNOTSUPP)
+
+
+def close_files(node: Node) -> None:
+    """Close what a regular file's handles read from and wrote to."""
+    if node.is_file and node.upper_fd >= 0:
+        os.close(node.upper_fd)
+        node.upper_fd, node.writable_fd = -1, False
+    if node.lower_file is not None:
+        node.lower_file.close()
+        node.lower_file = None

@@ -1,0 +1,297 @@
+"""Lower trees: read-only, each found by handles that only it understands. Any thread.
+
+An image is one lower tree, already merged; a plain directory is another, which may have been an upper directory
+before and so may have whiteouts and marks of its own.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from crfs._native.index import Tree
+from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, DirMarks, is_whiteout, read_marks
+
+GivenUp = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat shows, with times in ns."""
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def attributes_of(info: os.stat_result) -> Attributes:
+    """The same, from a stat of a real file."""
+    return Attributes(
+        info.st_mode,
+        info.st_nlink,
+        info.st_uid,
+        info.st_gid,
+        info.st_rdev,
+        info.st_size,
+        info.st_blocks,
+        info.st_atime_ns,
+        info.st_mtime_ns,
+        info.st_ctime_ns,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A name in a lower directory. `key` is the same for all names of one file; `whiteout` hides what is below."""
+
+    handle: Any
+    mode: int
+    key: int
+    whiteout: bool = False
+
+
+class OpenLower(Protocol):
+    """An open regular file of a lower tree."""
+
+    def read(self, off: int, size: int, given_up: GivenUp) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Lower(Protocol):
+    """One lower tree. A handle names an object; OSError where it can't be read."""
+
+    def root(self) -> Any: ...
+
+    def find(self, directory: Any, name: bytes) -> Found | None: ...
+
+    def marks(self, directory: Any) -> DirMarks: ...
+
+    def entries(self, directory: Any) -> Iterator[tuple[bytes, Found]]: ...
+
+    def attributes(self, handle: Any) -> Attributes: ...
+
+    def readlink(self, handle: Any) -> bytes: ...
+
+    def xattrs(self, handle: Any) -> Mapping[bytes, bytes]: ...
+
+    def path(self, handle: Any) -> bytes: ...
+
+    def names(self, found_key: int, handle: Any) -> list[bytes]: ...
+
+    def open(self, handle: Any) -> OpenLower: ...
+
+
+class ImageReader(Protocol):
+    """Where an image's bytes come from (crfs.image.reader)."""
+
+    def read(self, inode: int, off: int, size: int, given_up: GivenUp) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenInode:
+    reader: ImageReader
+    inode: int
+
+    def read(self, off: int, size: int, given_up: GivenUp) -> bytes:
+        return self.reader.read(self.inode, off, size, given_up)
+
+    def close(self) -> None:
+        return
+
+
+class ImageLower:
+    """An image's merged tree; a handle is its inode."""
+
+    def __init__(self, tree: Tree, reader: ImageReader, root: int = 1) -> None:
+        self._tree = tree
+        self._reader = reader
+        self._root = root
+
+    def root(self) -> int:
+        """The directory that is shown."""
+        return self._root
+
+    def find(self, directory: int, name: bytes) -> Found | None:
+        """What a directory holds under a name."""
+        inode = self._tree.find(directory, name)
+        return Found(inode, self._tree.attributes(inode).mode, inode) if inode else None
+
+    def marks(self, directory: int) -> DirMarks:
+        """None: an image is merged already."""
+        return PLAIN
+
+    def entries(self, directory: int) -> Iterator[tuple[bytes, Found]]:
+        """All names of a directory."""
+        for name, inode, mode in self._tree.entries(directory, 0, 0xFFFFFFFF):
+            yield name, Found(inode, mode, inode)
+
+    def attributes(self, handle: int) -> Attributes:
+        """What stat shows."""
+        mode, nlink, uid, gid, rdev, size, mtime_ns = self._tree.attributes(handle)
+        return Attributes(
+            mode, nlink, uid, gid, rdev, size, (size + 511) // 512, mtime_ns, mtime_ns, mtime_ns
+        )
+
+    def readlink(self, handle: int) -> bytes:
+        """A symbolic link's target."""
+        return self._tree.readlink(handle)
+
+    def xattrs(self, handle: int) -> Mapping[bytes, bytes]:
+        """All extended attributes."""
+        return self._tree.xattrs(handle)
+
+    def path(self, handle: int) -> bytes:
+        """A path of the inode."""
+        return self._tree.path(handle)
+
+    def names(self, found_key: int, handle: int) -> list[bytes]:
+        """All paths of a file."""
+        return self._tree.paths(handle)
+
+    def open(self, handle: int) -> OpenLower:
+        """A file to read from."""
+        return _OpenInode(self._reader, handle)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenFile:
+    fd: int
+
+    def read(self, off: int, size: int, given_up: GivenUp) -> bytes:
+        return os.pread(self.fd, size, off)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class DirectoryLower:
+    """A directory on disk; a handle is the path below it, b"" for itself. Use open_directory()."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._linked: dict[int, list[bytes]] | None = None
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._fd)
+
+    def root(self) -> bytes:
+        """The directory itself."""
+        return b""
+
+    def _at(self, handle: bytes) -> bytes:
+        """A path for the calls that know no dir_fd."""
+        return b"/proc/self/fd/%d/%s" % (self._fd, handle)
+
+    def _stat(self, handle: bytes) -> os.stat_result:
+        return os.stat(handle or b".", dir_fd=self._fd, follow_symlinks=False)
+
+    def find(self, directory: bytes, name: bytes) -> Found | None:
+        """What a directory holds under a name; a whiteout is found as such."""
+        path = directory + b"/" + name if directory else name
+        try:
+            info = self._stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return self._find_aufs(directory, name)
+        return _found(path, info)
+
+    def _find_aufs(self, directory: bytes, name: bytes) -> Found | None:
+        """A whiteout that is a file `.wh.NAME`, where device nodes could not be made."""
+        path = (directory + b"/" if directory else b"") + WHITEOUT_PREFIX + name
+        try:
+            self._stat(path)
+        except OSError:
+            return None
+        return Found(path, stat.S_IFCHR, 0, whiteout=True)
+
+    def marks(self, directory: bytes) -> DirMarks:
+        """Opaque and redirect."""
+        marks = read_marks(self._at(directory) + b"/.")
+        if not marks.opaque:
+            try:
+                self._stat((directory + b"/" if directory else b"") + OPAQUE_NAME)
+            except OSError:
+                return marks
+            return DirMarks(True, marks.redirect)
+        return marks
+
+    def entries(self, directory: bytes) -> Iterator[tuple[bytes, Found]]:
+        """All names of a directory, whiteouts included."""
+        fd = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._fd)
+        try:
+            for text in os.listdir(fd):
+                name = os.fsencode(text)
+                path = directory + b"/" + name if directory else name
+                if name == OPAQUE_NAME:
+                    continue
+                if name.startswith(WHITEOUT_PREFIX):
+                    yield name[len(WHITEOUT_PREFIX) :], Found(path, stat.S_IFCHR, 0, whiteout=True)
+                    continue
+                try:
+                    yield name, _found(path, os.stat(name, dir_fd=fd, follow_symlinks=False))
+                except FileNotFoundError:
+                    continue
+        finally:
+            os.close(fd)
+
+    def attributes(self, handle: bytes) -> Attributes:
+        """What stat shows."""
+        return attributes_of(self._stat(handle))
+
+    def readlink(self, handle: bytes) -> bytes:
+        """A symbolic link's target."""
+        return os.fsencode(os.readlink(handle, dir_fd=self._fd))
+
+    def xattrs(self, handle: bytes) -> Mapping[bytes, bytes]:
+        """All extended attributes, marks included."""
+        path = self._at(handle)
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return {}
+            raise
+        return {
+            os.fsencode(name): os.getxattr(path, name, follow_symlinks=False)
+            for name in names
+            if not name.startswith("system.")
+        }
+
+    def path(self, handle: bytes) -> bytes:
+        """The path below the directory."""
+        return handle
+
+    def names(self, found_key: int, handle: bytes) -> list[bytes]:
+        """All paths of a file; the whole directory is looked through once, when this is first asked."""
+        if self._linked is None:
+            linked: dict[int, list[bytes]] = {}
+            for root, _, files, fd in os.fwalk(b".", dir_fd=self._fd, follow_symlinks=False):
+                for name in files:
+                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if info.st_nlink > 1:
+                        linked.setdefault(info.st_ino, []).append(os.path.join(root, name)[2:])
+            self._linked = linked
+        return self._linked.get(found_key, [handle])
+
+    def open(self, handle: bytes) -> OpenLower:
+        """A file to read from."""
+        return _OpenFile(os.open(handle, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))
+
+
+def _found(path: bytes, info: os.stat_result) -> Found:
+    return Found(path, info.st_mode, info.st_ino, is_whiteout(info))
+
+
+def open_directory(path: bytes) -> DirectoryLower:
+    """The directory at `path`; OSError where there is none."""
+    return DirectoryLower(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))

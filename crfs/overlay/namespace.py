@@ -1,0 +1,280 @@
+"""Names of an overlay: made, removed, moved. Every step is a rename or a single system call, so that a crash leaves
+the tree as it was before or after, and at worst something in the work directory.
+
+The overlay's lock is held by whoever calls. The kernel has looked up both names and checked types and permissions;
+what only an overlay can know is checked here.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from crfs.overlay.copyup import CopyUp
+from crfs.overlay.lookup import Lookup
+from crfs.overlay.node import ROOT_INODE, Node, NodeTable
+from crfs.overlay.renameat import EXCHANGE, WHITEOUT, renameat2
+from crfs.overlay.upper import Upper
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who makes something, as it is stored on disk."""
+
+    uid: int
+    gid: int
+
+
+def _fail(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class Namespace:
+    """create() to rename(). Each returns the node that a name leads to afterwards, or nothing."""
+
+    def __init__(self, lookup: Lookup, copy_up: CopyUp, upper: Upper, table: NodeTable) -> None:
+        self._lookup = lookup
+        self._copy_up = copy_up
+        self._upper = upper
+        self._table = table
+
+    def create(self, parent: Node, name: bytes, mode: int, owner: Owner) -> Node:
+        """A new regular file, open for reading and writing."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        opened: list[int] = []
+
+        def make(dir_fd: int, made: bytes) -> None:
+            opened.append(os.open(made, flags, stat.S_IMODE(mode), dir_fd=dir_fd))
+
+        node = self._make(parent, name, stat.S_IFREG | mode, owner, make)
+        node.upper_fd, node.writable_fd = opened[-1], True
+        return node
+
+    def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, owner: Owner) -> Node:
+        """A new fifo, socket, device or (unopened) regular file. EPERM for what would be a whiteout."""
+        if stat.S_ISCHR(mode) and rdev == 0:
+            raise _fail(errno.EPERM)
+        return self._make(parent, name, mode, owner, lambda fd, made: os.mknod(made, mode, rdev, dir_fd=fd))
+
+    def symlink(self, parent: Node, name: bytes, target: bytes, owner: Owner) -> Node:
+        """A new symbolic link."""
+        return self._make(
+            parent, name, stat.S_IFLNK | 0o777, owner, lambda fd, made: os.symlink(target, made, dir_fd=fd)
+        )
+
+    def mkdir(self, parent: Node, name: bytes, mode: int, owner: Owner) -> Node:
+        """A new directory; nothing shows through it that a lower tree has under its name."""
+
+        def make(fd: int, made: bytes) -> None:
+            os.mkdir(made, stat.S_IMODE(mode), dir_fd=fd)
+
+        return self._make(parent, name, stat.S_IFDIR | mode, owner, make)
+
+    def _make(
+        self, parent: Node, name: bytes, mode: int, owner: Owner, make: Callable[[int, bytes], None]
+    ) -> Node:
+        if self._lookup.find(parent, name) is not None:
+            raise _fail(errno.EEXIST)
+        self._alive(parent)
+        self._copy_up.directory(parent)
+        parent_fd = self._upper.dir_fd(parent)
+        owner, mode = self._inherit(parent_fd, mode, owner)
+        try:
+            make(parent_fd, name)
+        except FileExistsError:
+            # a whiteout: what is new is made beside it, and takes its place
+            self._make_over_whiteout(parent, name, mode, owner, make)
+        else:
+            self._own(parent_fd, name, mode, owner)
+        info = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+        node = self._table.add(self._lookup.upper_number(info.st_ino), info.st_mode, parent, name)
+        self._table.set_upper(node, info.st_ino)
+        return node
+
+    def _make_over_whiteout(
+        self, parent: Node, name: bytes, mode: int, owner: Owner, make: Callable[[int, bytes], None]
+    ) -> None:
+        staged, work = self._upper.staged_name(), self._upper.work_fd
+        make(work, staged)
+        try:
+            self._own(work, staged, mode, owner)
+            if stat.S_ISDIR(mode) and self._lookup.lower_parts(parent.lowers, name):
+                self._upper.mark(b"/proc/self/fd/%d/%s" % (work, staged), b"opaque", b"y")
+            self._upper.place(staged, parent, name)
+        except OSError:
+            self._upper.discard(staged)
+            raise
+
+    @staticmethod
+    def _inherit(parent_fd: int, mode: int, owner: Owner) -> tuple[Owner, int]:
+        """A setgid directory hands its group on, and to directories the bit as well (inode_init_owner)."""
+        info = os.fstat(parent_fd)
+        if info.st_mode & stat.S_ISGID:
+            owner = Owner(owner.uid, info.st_gid)
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        return owner, mode
+
+    @staticmethod
+    def _own(dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
+        """What we made is its maker's; the mode comes last, since a change of owner takes bits away."""
+        info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        if (info.st_uid, info.st_gid) != (owner.uid, owner.gid):
+            os.chown(name, owner.uid, owner.gid, dir_fd=dir_fd, follow_symlinks=False)
+            info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        if not stat.S_ISLNK(mode) and stat.S_IMODE(info.st_mode) != stat.S_IMODE(mode):
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd)
+
+    def link(self, node: Node, parent: Node, name: bytes) -> None:
+        """One more name for a node that has one."""
+        if node.is_orphan or node.name is None or node.parent is None:
+            raise _fail(errno.ENOENT)
+        if self._lookup.find(parent, name) is not None:
+            raise _fail(errno.EEXIST)
+        self._alive(parent)
+        self._copy_up.directory(parent)
+        source_fd, parent_fd = self._upper.dir_fd(node.parent), self._upper.dir_fd(parent)
+        try:
+            os.link(node.name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+        except FileExistsError:
+            staged, work = self._upper.staged_name(), self._upper.work_fd
+            os.link(node.name, staged, src_dir_fd=source_fd, dst_dir_fd=work, follow_symlinks=False)
+            self._upper.place(staged, parent, name)
+        parent.children[name] = node
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        """Remove a name of what is no directory."""
+        node = self._found(parent, name)
+        if node.is_dir:
+            raise _fail(errno.EISDIR)
+        if self._lookup.lower_parts(parent.lowers, name):
+            self._copy_up.directory(parent)
+            self._upper.white_out(parent, name)
+        else:
+            os.unlink(name, dir_fd=self._upper.dir_fd(parent))
+        if not node.upper:
+            node.removed += 1
+        self._table.unname(node, parent, name)
+
+    def rmdir(self, parent: Node, name: bytes) -> None:
+        """Remove an empty directory."""
+        node = self._found(parent, name)
+        if not node.is_dir:
+            raise _fail(errno.ENOTDIR)
+        if not self._lookup.is_empty(node):
+            raise _fail(errno.ENOTEMPTY)
+        if self._lookup.lower_parts(parent.lowers, name):
+            self._copy_up.directory(parent)
+            self._upper.white_out(parent, name)
+        else:
+            self._remove_upper_dir(parent, name)
+        self._upper.let_go(node)
+        self._table.unname(node, parent, name)
+
+    def _remove_upper_dir(self, parent: Node, name: bytes) -> None:
+        """A directory that shows nothing may still hold whiteouts."""
+        parent_fd = self._upper.dir_fd(parent)
+        try:
+            os.rmdir(name, dir_fd=parent_fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            staged = self._upper.staged_name()
+            os.rename(name, staged, src_dir_fd=parent_fd, dst_dir_fd=self._upper.work_fd)
+            self._upper.discard(staged)
+
+    def rename(self, old_parent: Node, old: bytes, new_parent: Node, new: bytes) -> None:
+        """Move a name, over another one of its kind. The node is in the upper directory already, if it is a file."""
+        node = self._found(old_parent, old)
+        target = self._lookup.find(new_parent, new)
+        if target is node:
+            return
+        self._check_target(node, target)
+        self._alive(new_parent)
+        self._copy_up.directory(old_parent)
+        self._copy_up.directory(new_parent)
+        self._copy_up.anything(node)
+        hides_lower = bool(self._lookup.lower_parts(old_parent.lowers, old))
+        covers_lower = bool(self._lookup.lower_parts(new_parent.lowers, new))
+        if node.is_dir:
+            self._mark_moved(node, covers_lower)
+        if target is not None and target.is_dir and target.upper:
+            self._clear(target)
+        self._move(node, old_parent, old, new_parent, new, hides_lower)
+        if target is not None:
+            if not target.upper and not target.is_dir:
+                target.removed += 1
+            self._upper.let_go(target) if target.is_dir else None
+            self._table.unname(target, new_parent, new)
+        self._rename_in_memory(node, old_parent, old, new_parent, new)
+
+    def _check_target(self, node: Node, target: Node | None) -> None:
+        if target is None:
+            return
+        if node.is_dir and not target.is_dir:
+            raise _fail(errno.ENOTDIR)
+        if target.is_dir and not node.is_dir:
+            raise _fail(errno.EISDIR)
+        if target.is_dir and not self._lookup.is_empty(target):
+            raise _fail(errno.ENOTEMPTY)
+
+    def _mark_moved(self, node: Node, covers_lower: bool) -> None:
+        """A merged directory takes its lower parts along; another one must not get any at its new place."""
+        path = self._upper.path(node)
+        if node.lowers:
+            lower, found = node.lowers[0]
+            self._upper.mark(path, b"redirect", b"/" + lower.path(found.handle))
+        elif covers_lower:
+            self._upper.mark(path, b"opaque", b"y")
+
+    def _clear(self, target: Node) -> None:
+        """Take the whiteouts out of a directory that shows nothing, and see to it that nothing shows instead."""
+        if target.lowers:
+            self._upper.mark(self._upper.path(target), b"opaque", b"y")
+        self._upper.remove_whiteouts(target)
+
+    def _move(
+        self, node: Node, old_parent: Node, old: bytes, new_parent: Node, new: bytes, hides_lower: bool
+    ) -> None:
+        old_fd, new_fd = self._upper.dir_fd(old_parent), self._upper.dir_fd(new_parent)
+        if node.is_dir and self._upper.has_whiteout(new_parent, new):
+            # a directory can't replace a whiteout, but change places with it
+            renameat2(old_fd, old, new_fd, new, EXCHANGE)
+            if not hides_lower:
+                os.unlink(old, dir_fd=old_fd)
+        elif hides_lower:
+            self._move_and_hide(old_parent, old, new_parent, new)
+        else:
+            os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+
+    def _move_and_hide(self, old_parent: Node, old: bytes, new_parent: Node, new: bytes) -> None:
+        """The old name becomes a whiteout in the same step, where the file system can do that."""
+        old_fd, new_fd = self._upper.dir_fd(old_parent), self._upper.dir_fd(new_parent)
+        try:
+            renameat2(old_fd, old, new_fd, new, WHITEOUT)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM):
+                raise
+            os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+            self._upper.white_out(old_parent, old)
+
+    @staticmethod
+    def _rename_in_memory(node: Node, old_parent: Node, old: bytes, new_parent: Node, new: bytes) -> None:
+        if old_parent.children.get(old) is node:
+            del old_parent.children[old]
+        new_parent.children[new] = node
+        if node.is_dir or node.parent is None or (node.parent is old_parent and node.name == old):
+            node.parent, node.name = new_parent, new
+
+    def _found(self, parent: Node, name: bytes) -> Node:
+        node = self._lookup.find(parent, name)
+        if node is None:
+            raise _fail(errno.ENOENT)
+        return node
+
+    @staticmethod
+    def _alive(parent: Node) -> None:
+        """Nothing can be made in a directory that has been removed."""
+        if parent.is_orphan and parent.ino != ROOT_INODE:
+            raise _fail(errno.ENOENT)

@@ -1,0 +1,157 @@
+"""Inodes of an overlay in memory, and the table of them. The overlay's lock is held by whoever calls.
+
+A node is one object of the merged tree, whatever directories of the stack it lives in at the moment: an open file
+and all names of it share one node, so that a copy-up shows through each of them.
+"""
+
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from crfs.overlay.lower import Found, Lower, OpenLower
+
+# a lower object: which lower tree, and what it is there
+Part = tuple[Lower, Found]
+
+ROOT_INODE = 1
+# where numbers that are taken already are moved to
+_STEP = 1 << 57
+
+
+class Node:
+    """One inode. `parent` and `name` are one of its names; both are None once it has none left.
+
+    `upper`: it exists in the upper directory, there under `name` in the parent's. `lowers`: what it is made of
+    below, topmost first; several only for a directory. `removed` counts the names that a lower file has lost.
+    """
+
+    __slots__ = (
+        "children",
+        "ino",
+        "lower_file",
+        "lowers",
+        "mode",
+        "name",
+        "nlookup",
+        "opens",
+        "parent",
+        "removed",
+        "upper",
+        "upper_fd",
+        "upper_ino",
+        "writable_fd",
+    )
+
+    def __init__(self, ino: int, mode: int, parent: "Node | None", name: bytes | None) -> None:
+        self.ino = ino
+        self.mode = mode
+        self.parent = parent
+        self.name = name
+        self.upper = False
+        self.upper_ino = 0
+        self.lowers: list[Part] = []
+        self.children: dict[bytes, Node] = {}
+        self.nlookup = 0
+        self.opens = 0
+        self.removed = 0
+        # a directory's descriptor, or an open file's
+        self.upper_fd = -1
+        self.writable_fd = False
+        self.lower_file: OpenLower | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether no name leads to it any more; the root has none, and is none."""
+        return self.name is None and self.ino != ROOT_INODE
+
+
+class NodeTable:
+    """All nodes that the kernel, an open file or a child refers to, by inode number and by what they are."""
+
+    def __init__(self, root: Node) -> None:
+        self._by_ino: dict[int, Node] = {ROOT_INODE: root}
+        self._by_upper: dict[int, Node] = {}
+        self._by_lower: dict[tuple[int, int], Node] = {}
+
+    def get(self, ino: int) -> Node:
+        """The node that the kernel calls `ino`; KeyError."""
+        return self._by_ino[ino]
+
+    def find_upper(self, upper_ino: int) -> Node | None:
+        """The node of an upper file, which may be known by another name."""
+        return self._by_upper.get(upper_ino)
+
+    def find_lower(self, part: Part) -> Node | None:
+        """The node of a lower file, which may be known by another name, or be copied up."""
+        return self._by_lower.get(_lower_key(part))
+
+    def add(self, number: int, mode: int, parent: Node, name: bytes) -> Node:
+        """A new node, numbered `number` or, if that is taken, something else."""
+        while number in self._by_ino:
+            number += _STEP
+        node = Node(number, mode, parent, name)
+        self._by_ino[number] = node
+        parent.children[name] = node
+        return node
+
+    def set_upper(self, node: Node, upper_ino: int) -> None:
+        """The node is in the upper directory from now on."""
+        node.upper = True
+        node.upper_ino = upper_ino
+        if not node.is_dir:
+            self._by_upper[upper_ino] = node
+
+    def set_lowers(self, node: Node, lowers: list[Part]) -> None:
+        """What the node is made of below."""
+        node.lowers = lowers
+        if lowers and not node.is_dir:
+            self._by_lower[_lower_key(lowers[0])] = node
+
+    def unname(self, node: Node, parent: Node, name: bytes) -> None:
+        """A name is gone. A node that knows another one of its names takes that."""
+        if parent.children.get(name) is node:
+            del parent.children[name]
+        if node.parent is parent and node.name == name:
+            node.parent, node.name = None, None
+
+    def drop(self, node: Node) -> Iterator[Node]:
+        """Forget a node that nobody refers to, and then its parents; yields each, for its files to be closed."""
+        while node.ino != ROOT_INODE and not (node.nlookup or node.opens or node.children):
+            if self._by_ino.pop(node.ino, None) is None:
+                return
+            if self._by_upper.get(node.upper_ino) is node:
+                del self._by_upper[node.upper_ino]
+            if node.lowers and not node.is_dir and self._by_lower.get(_lower_key(node.lowers[0])) is node:
+                del self._by_lower[_lower_key(node.lowers[0])]
+            yield node
+            parent, name = node.parent, node.name
+            if parent is None or name is None:
+                return
+            if parent.children.get(name) is node:
+                del parent.children[name]
+            node = parent
+
+
+def _lower_key(part: Part) -> tuple[int, int]:
+    lower, found = part
+    return id(lower), found.key
+
+
+def path_of(node: Node) -> bytes:
+    """The node's path below the root, for messages and marks."""
+    parts: list[bytes] = []
+    at: Any = node
+    while at.parent is not None:
+        parts.append(at.name)
+        at = at.parent
+    return b"/".join(reversed(parts))

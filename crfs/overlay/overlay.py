@@ -1,0 +1,204 @@
+"""One overlay: a stack of lower trees under an upper and a work directory, or without them, read-only.
+
+The composition of this floor, and what the FUSE front is handed. Any thread: the tree is changed under one lock;
+bytes are read, written, synced and copied up without it.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from crfs.errors import MountError
+from crfs.overlay.copyup import CopyUp
+from crfs.overlay.files import Files, close_files
+from crfs.overlay.lookup import Lookup
+from crfs.overlay.lower import Attributes, GivenUp, Lower
+from crfs.overlay.namespace import Namespace, Owner
+from crfs.overlay.node import ROOT_INODE, Node, NodeTable
+from crfs.overlay.upper import Upper, open_upper
+
+
+@dataclass(frozen=True, slots=True)
+class UpperSpec:
+    """Where changes go. `volatile`: nothing is ever synced."""
+
+    upperdir: bytes
+    workdir: bytes
+    userxattr: bool = False
+    volatile: bool = False
+
+
+class Overlay:
+    """Operations on nodes by inode number. Each OSError is what the caller of the system call is told."""
+
+    def __init__(self, lowers: Sequence[Lower], spec: UpperSpec | None) -> None:
+        """Open the directories of `spec`; OSError. `lowers` topmost first."""
+        self._lock = threading.RLock()
+        self._root = Node(ROOT_INODE, stat.S_IFDIR, None, None)
+        self._table = NodeTable(self._root)
+        self._upper: Upper | None = None
+        self._names: Namespace | None = None
+        copy_up = None
+        if spec is not None:
+            self._upper = open_upper(spec.upperdir, spec.workdir, self._root, userxattr=spec.userxattr)
+        self._lookup = Lookup(lowers, self._upper, self._root, self._table)
+        if self._upper is not None:
+            copy_up = CopyUp(self._lookup, self._upper, self._table)
+            self._names = Namespace(self._lookup, copy_up, self._upper, self._table)
+        sync = spec is not None and not spec.volatile
+        self.files = Files(self._lock, self._lookup, self._upper, copy_up, self._table, sync=sync)
+
+    def close(self) -> None:
+        """Let go of the upper directory; what is staged in the work directory is removed."""
+        with self._lock:
+            if self._upper is not None:
+                self._upper.close()
+                self._upper = None
+
+    @property
+    def _namespace(self) -> Namespace:
+        if self._names is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return self._names
+
+    def node(self, ino: int) -> Node:
+        """The node that the kernel calls `ino`; ESTALE where there is none."""
+        try:
+            return self._table.get(ino)
+        except KeyError:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+
+    def lookup(self, parent: int, name: bytes) -> tuple[Node, Attributes] | None:
+        """What a name leads to, counted as one reference of the kernel's; None where nothing is there."""
+        with self._lock:
+            above = self.node(parent)
+            if name == b".." or name == b".":
+                node: Node | None = above.parent or self._root if name == b".." else above
+            else:
+                node = self._lookup.find(above, name)
+            return None if node is None else self._referenced(node)
+
+    def _referenced(self, node: Node) -> tuple[Node, Attributes]:
+        shown = self._lookup.attributes(node)
+        node.nlookup += 1
+        return node, shown
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel drops references."""
+        with self._lock, contextlib.suppress(OSError):
+            node = self.node(ino)
+            node.nlookup = max(node.nlookup - count, 0)
+            self._drop(node)
+
+    def _drop(self, node: Node) -> None:
+        for gone in self._table.drop(node):
+            if gone.is_dir and self._upper is not None:
+                self._upper.let_go(gone)
+            close_files(gone)
+
+    def parent(self, ino: int) -> int:
+        """The number of a directory's parent."""
+        with self._lock:
+            return (self.node(ino).parent or self._root).ino
+
+    def list(self, ino: int) -> list[tuple[bytes, int, int]]:
+        """(name, number, mode) of a directory's names."""
+        with self._lock:
+            node = self.node(ino)
+            if node.is_orphan:
+                return []
+            return self._lookup.list(node)
+
+    def create(self, parent: int, name: bytes, mode: int, owner: Owner) -> tuple[Node, Attributes]:
+        """A new regular file, with one handle and one reference of the kernel's."""
+        with self._changing(parent) as above:
+            node = self._namespace.create(above, name, mode, owner)
+            node.opens += 1
+            return self._referenced(node)
+
+    def mkdir(self, parent: int, name: bytes, mode: int, owner: Owner) -> tuple[Node, Attributes]:
+        """A new directory."""
+        with self._changing(parent) as above:
+            return self._referenced(self._namespace.mkdir(above, name, mode, owner))
+
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, owner: Owner) -> tuple[Node, Attributes]:
+        """A new fifo, socket, device or file."""
+        with self._changing(parent) as above:
+            return self._referenced(self._namespace.mknod(above, name, mode, rdev, owner))
+
+    def symlink(self, parent: int, name: bytes, target: bytes, owner: Owner) -> tuple[Node, Attributes]:
+        """A new symbolic link."""
+        with self._changing(parent) as above:
+            return self._referenced(self._namespace.symlink(above, name, target, owner))
+
+    def link(self, ino: int, parent: int, name: bytes, given_up: GivenUp) -> tuple[Node, Attributes]:
+        """One more name for a file."""
+        self.files.copy_up(self.node(ino), given_up)
+        with self._changing(parent) as above:
+            node = self.node(ino)
+            self._namespace.link(node, above, name)
+            return self._referenced(node)
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name of what is no directory."""
+        with self._changing(parent) as above:
+            self._namespace.unlink(above, name)
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        with self._changing(parent) as above:
+            self._namespace.rmdir(above, name)
+
+    def rename(self, old_parent: int, old: bytes, new_parent: int, new: bytes, given_up: GivenUp) -> None:
+        """Move a name."""
+        with self._lock:
+            node = self._lookup.find(self.node(old_parent), old)
+        if node is not None and node.is_file:
+            self.files.copy_up(node, given_up)
+        with self._changing(old_parent) as above:
+            self._namespace.rename(above, old, self.node(new_parent), new)
+
+    def release(self, node: Node) -> None:
+        """One handle of a file fewer."""
+        with self._lock:
+            self.files.release(node)
+            self._drop(node)
+
+    @contextlib.contextmanager
+    def _changing(self, parent: int) -> Iterator[Node]:
+        with self._lock:
+            yield self.node(parent)
+
+    def statvfs(self) -> os.statvfs_result | None:
+        """Of the upper directory's file system; None where there is none."""
+        with self._lock:
+            return None if self._upper is None else os.fstatvfs(self._upper.fd)
+
+
+def check_directories(spec: UpperSpec, lowers: Sequence[bytes]) -> None:
+    """MountError, naming the directory, where upper, work and lower directories do not go together."""
+    for path in (spec.upperdir, spec.workdir, *lowers):
+        if not os.path.isdir(path):
+            raise MountError(f"{os.fsdecode(path)}: no such directory")
+    upper, work = os.path.realpath(spec.upperdir), os.path.realpath(spec.workdir)
+    if os.stat(upper).st_dev != os.stat(work).st_dev:
+        raise MountError(f"{os.fsdecode(work)}: upper and work directory must be on one file system")
+    if _holds(upper, work) or _holds(work, upper):
+        raise MountError(f"{os.fsdecode(work)}: upper and work directory must lie apart")
+    for path in lowers:
+        lower = os.path.realpath(path)
+        if _holds(lower, upper) or _holds(upper, lower):
+            raise MountError(
+                f"{os.fsdecode(upper)}: the upper directory lies in the lower one {os.fsdecode(lower)}"
+            )
+    for path in (upper, work):
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise MountError(f"{os.fsdecode(path)}: can't be written to")
+
+
+def _holds(outer: bytes, inner: bytes) -> bool:
+    return inner == outer or inner.startswith(outer.rstrip(b"/") + b"/")

@@ -1,0 +1,237 @@
+"""The upper directory and its work directory on disk. The overlay's lock is held by whoever calls.
+
+Nothing appears in the upper directory half-made: what is not a single system call is staged in the work directory
+and renamed. Directories are reached by descriptors, never through symbolic links.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from crfs.overlay.marks import TRUSTED, USER, WHITEOUT_PREFIX, is_whiteout
+from crfs.overlay.node import Node
+from crfs.overlay.renameat import EXCHANGE, renameat2
+
+# descriptors of directories that are kept for the next call
+_KEPT = 512
+_WHITEOUT = b"whiteout"
+
+
+class Upper:
+    """Descriptors, staging and marks. Use open_upper()."""
+
+    def __init__(self, fd: int, work_fd: int, root: Node, *, userxattr: bool) -> None:
+        self.fd = fd
+        self.work_fd = work_fd
+        self.prefix = USER if userxattr else TRUSTED
+        self._count = itertools.count()
+        self._kept: OrderedDict[int, Node] = OrderedDict()
+        self._nodes_can_be_made = True
+        root.upper_fd = fd
+
+    def close(self) -> None:
+        """Let go of both directories and of all descriptors."""
+        for node in self._kept.values():
+            os.close(node.upper_fd)
+            node.upper_fd = -1
+        self._kept.clear()
+        _empty(self.work_fd)
+        os.close(self.work_fd)
+        os.close(self.fd)
+
+    def dir_fd(self, node: Node) -> int:
+        """The descriptor of an upper directory, opened where need be."""
+        if node.upper_fd >= 0:
+            if node.parent is not None:
+                self._kept.move_to_end(node.ino)
+            return node.upper_fd
+        assert node.parent is not None
+        assert node.name is not None
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
+        node.upper_fd = os.open(node.name, flags, dir_fd=self.dir_fd(node.parent))
+        self._kept[node.ino] = node
+        while len(self._kept) > _KEPT:
+            _, old = self._kept.popitem(last=False)
+            os.close(old.upper_fd)
+            old.upper_fd = -1
+        return node.upper_fd
+
+    def let_go(self, node: Node) -> None:
+        """Close a directory's descriptor: the directory is gone, or nobody knows it any more."""
+        if self._kept.pop(node.ino, None) is not None:
+            os.close(node.upper_fd)
+            node.upper_fd = -1
+
+    def path(self, node: Node) -> bytes:
+        """A path of an upper object for the calls that know no dir_fd; the last component is not followed."""
+        if node.parent is None:
+            return b"/proc/self/fd/%d/." % self.fd
+        assert node.name is not None
+        return b"/proc/self/fd/%d/%s" % (self.dir_fd(node.parent), node.name)
+
+    def stat(self, node: Node) -> os.stat_result:
+        """What is on disk."""
+        if node.upper_fd >= 0:
+            return os.fstat(node.upper_fd)
+        assert node.parent is not None
+        assert node.name is not None
+        return os.stat(node.name, dir_fd=self.dir_fd(node.parent), follow_symlinks=False)
+
+    def staged_name(self) -> bytes:
+        """A name in the work directory that is not in use."""
+        return b"%d" % next(self._count)
+
+    def discard(self, staged: bytes) -> None:
+        """Remove whatever is staged under a name."""
+        remove_at(self.work_fd, staged)
+
+    @contextlib.contextmanager
+    def times_kept(self, parent: Node) -> Iterator[None]:
+        """A directory's times stay what they were: a copy-up into it is no change of it."""
+        fd = self.dir_fd(parent)
+        before = os.fstat(fd)
+        yield
+        os.utime(b"/proc/self/fd/%d/." % fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def place(self, staged: bytes, parent: Node, name: bytes) -> None:
+        """Move what is staged to its place, over a whiteout or a file there; a directory goes over a whiteout too."""
+        parent_fd = self.dir_fd(parent)
+        try:
+            os.rename(staged, name, src_dir_fd=self.work_fd, dst_dir_fd=parent_fd)
+        except NotADirectoryError:
+            renameat2(self.work_fd, staged, parent_fd, name, EXCHANGE)
+            self.discard(staged)
+
+    def has_whiteout(self, parent: Node, name: bytes) -> bool:
+        """Whether the upper directory has a whiteout under a name."""
+        try:
+            return is_whiteout(os.stat(name, dir_fd=self.dir_fd(parent), follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    def has_name(self, directory: Node, name: bytes) -> bool:
+        """Whether an upper directory has an entry of that very name."""
+        try:
+            os.stat(name, dir_fd=self.dir_fd(directory), follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def has_aufs_whiteout(self, fd: int, name: bytes) -> bool:
+        """Whether there is a `.wh.NAME`; looked for only where device nodes could not be made."""
+        if self._nodes_can_be_made:
+            return False
+        try:
+            os.stat(WHITEOUT_PREFIX + name, dir_fd=fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def entries(self, directory: Node) -> list[tuple[bytes, int, int, bool]]:
+        """(name, inode number, mode, whether it is a whiteout) of all that an upper directory has."""
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dir_fd(directory))
+        try:
+            with os.scandir(fd) as entries:
+                return [_entry(fd, entry) for entry in entries]
+        finally:
+            os.close(fd)
+
+    def remove_whiteouts(self, directory: Node) -> None:
+        """Empty an upper directory that shows nothing."""
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dir_fd(directory))
+        try:
+            _empty(fd)
+        finally:
+            os.close(fd)
+
+    def white_out(self, parent: Node, name: bytes) -> None:
+        """Put a whiteout in the place of whatever the upper directory has under a name."""
+        parent_fd = self.dir_fd(parent)
+        staged = self._stage_whiteout()
+        if staged is None:
+            self._white_out_aufs(parent_fd, name)
+            return
+        try:
+            os.rename(staged, name, src_dir_fd=self.work_fd, dst_dir_fd=parent_fd)
+        except IsADirectoryError:
+            renameat2(self.work_fd, staged, parent_fd, name, EXCHANGE)
+            self.discard(staged)
+
+    def _stage_whiteout(self) -> bytes | None:
+        """A whiteout in the work directory: one more link to the one that is kept there; None if none can be made."""
+        staged = self.staged_name()
+        while self._nodes_can_be_made:
+            try:
+                os.link(_WHITEOUT, staged, src_dir_fd=self.work_fd, dst_dir_fd=self.work_fd)
+                return staged
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+                os.unlink(_WHITEOUT, dir_fd=self.work_fd)
+            try:
+                os.mknod(_WHITEOUT, stat.S_IFCHR, os.makedev(0, 0), dir_fd=self.work_fd)
+            except PermissionError:
+                self._nodes_can_be_made = False
+        return None
+
+    def _white_out_aufs(self, parent_fd: int, name: bytes) -> None:
+        """Where device nodes can't be made: an empty file `.wh.NAME`."""
+        os.close(os.open(WHITEOUT_PREFIX + name, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=parent_fd))
+        remove_at(parent_fd, name)
+
+    def mark(self, path: bytes | int, mark: bytes, value: bytes) -> None:
+        """Set one of the overlay's own extended attributes."""
+        os.setxattr(path, self.prefix + mark, value)
+
+
+def _entry(fd: int, entry: "os.DirEntry[str]") -> tuple[bytes, int, int, bool]:
+    name = os.fsencode(entry.name)
+    if name.startswith(WHITEOUT_PREFIX):
+        return name[len(WHITEOUT_PREFIX) :], 0, 0, True
+    if entry.is_dir(follow_symlinks=False):
+        return name, entry.inode(), stat.S_IFDIR, False
+    if entry.is_file(follow_symlinks=False):
+        return name, entry.inode(), stat.S_IFREG, False
+    if entry.is_symlink():
+        return name, entry.inode(), stat.S_IFLNK, False
+    info = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)
+    return name, info.st_ino, info.st_mode, is_whiteout(info)
+
+
+def open_upper(upper: bytes, work: bytes, root: Node, *, userxattr: bool) -> Upper:
+    """An upper directory and its work directory; what a crash left in the latter is removed. OSError."""
+    fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    work_root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(b"work", 0o700, dir_fd=work_root)
+    work_fd = os.open(b"work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=work_root)
+    os.close(work_root)
+    _empty(work_fd)
+    return Upper(fd, work_fd, root, userxattr=userxattr)
+
+
+def _empty(fd: int) -> None:
+    """Remove all that a directory holds."""
+    for name in os.listdir(fd):
+        remove_at(fd, os.fsencode(name))
+
+
+def remove_at(fd: int, name: bytes) -> None:
+    """Remove a name and, if it is a directory, what is below; a name that is not there is fine."""
+    try:
+        os.unlink(name, dir_fd=fd)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            _empty(child)
+        finally:
+            os.close(child)
+        os.rmdir(name, dir_fd=fd)
