@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crfs.blobs.directories import log_directory
 from crfs.cli.mountoptions import apply_mount_options
@@ -14,6 +15,9 @@ from crfs.mount.daemon import Ready, run_in_background
 from crfs.mount.fuse import MountRequest, serve_tree
 from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
+
+if TYPE_CHECKING:
+    from crfs.overlay.overlay import UpperSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="mount options: those of mount.fuse(8), and every long option here as NAME[=VALUE]",
     )
+    parser.add_argument(
+        "--upper", metavar="DIR", type=Path, help="a directory that takes all changes: the mount is writable"
+    )
+    parser.add_argument(
+        "--work", metavar="DIR", type=Path, help="an empty directory beside the upper one, on its file system"
+    )
     add_log_options(parser)
     parser.add_argument(
         "--log-file",
@@ -41,17 +51,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Mount; any CrfsError where it can't be done, in the foreground or before the daemon is ready."""
     fuse_options, nonempty = apply_mount_options(args)
+    spec = None
+    if args.upper is not None or args.work is not None:
+        # late, here and below: a read-only mount need not wait for the overlay
+        from crfs.cli.upper import upper_spec
+
+        spec = upper_spec(args)
     where = claim(args.dir, nonempty=nonempty)
     if args.foreground:
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
-        _serve(args, where, fuse_options, lambda: None)
+        _serve(args, where, fuse_options, spec, lambda: None)
         return 0
     log_path = (args.log_file or log_directory() / "mount.log").absolute()
 
     def work(ready: Ready) -> None:
         log = _open_log(log_path)
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
-        _serve(args, where, fuse_options, lambda: ready(log))
+        _serve(args, where, fuse_options, spec, lambda: ready(log))
 
     run_in_background(work)
     return 0
@@ -67,7 +83,11 @@ def _open_log(path: Path) -> int:
 
 
 def _serve(
-    args: argparse.Namespace, where: Path, options: tuple[str, ...], ready: Callable[[], None]
+    args: argparse.Namespace,
+    where: Path,
+    options: tuple[str, ...],
+    spec: "UpperSpec | None",
+    ready: Callable[[], None],
 ) -> None:
     """Open the image and serve it; runs in the process that stays."""
     from crfs.cli.compose import open_services, read_tree, resolve
@@ -80,6 +100,12 @@ def _serve(
             resolved = resolve(services, args)
             tree, reader = read_tree(services, resolved)
         settle()
-        serve_tree(tree, reader, MountRequest(where, resolved.name, options), ready, reader.stop)
+        request = MountRequest(where, resolved.name, options, writable=spec is not None)
+        if spec is None:
+            serve_tree(tree, reader, request, ready, reader.stop)
+        else:
+            from crfs.cli.upper import serve_writable
+
+            serve_writable(tree, reader, spec, request, ready)
     finally:
         services.close()

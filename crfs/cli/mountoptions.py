@@ -42,8 +42,10 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
     """One of our long options, written as a mount option."""
     try:
         match name:
-            case "cache" | "log_file":
+            case "cache" | "log_file" | "upper" | "work":
                 setattr(args, name, Path(value))
+            case "upperdir" | "workdir":
+                setattr(args, name.removesuffix("dir"), Path(value))
             case "authfile" | "platform" | "log_level":
                 setattr(args, name, value)
             case "tls_verify" | "allow_unverified":

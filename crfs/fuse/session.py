@@ -20,6 +20,7 @@ from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
 
 log = logging.getLogger(__name__)
+Operations = llfuse.Operations
 # Each read that waits for the network holds a worker; the others are for names, attributes and what is here.
 WORKERS = 64
 # what the workers have to return in once everything that they wait for has been told to fail

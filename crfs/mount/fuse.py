@@ -10,7 +10,7 @@ from pathlib import Path
 from crfs._native.index import Tree
 from crfs.errors import MountError
 from crfs.fuse.readonly import Reader, ReadOnly
-from crfs.fuse.session import open_session, serve
+from crfs.fuse.session import Operations, open_session, serve
 from crfs.mount.mountpoint import find_mount
 from crfs.mount.state import stated
 
@@ -22,12 +22,13 @@ class MountRequest:
     mountpoint: Path
     source: str
     options: tuple[str, ...] = ()
+    writable: bool = False
 
 
 def session_options(request: MountRequest) -> list[str]:
     """The options for libfuse: as root, everyone may look and setuid and device files count, as on disk."""
     source = request.source.replace("\\", "\\\\").replace(",", "\\,")
-    options = [f"fsname={source}", "subtype=crfs", "ro", "default_permissions"]
+    options = [f"fsname={source}", "subtype=crfs", "rw" if request.writable else "ro", "default_permissions"]
     if os.geteuid() == 0:
         options += ["allow_other", "suid", "dev"]
     return [_ascii(option) for option in (*options, *request.options)]
@@ -42,13 +43,23 @@ def _ascii(option: str) -> str:
 def serve_tree(
     tree: Tree, reader: Reader, request: MountRequest, ready: Callable[[], None], stop: Callable[[], None]
 ) -> None:
-    """Mount a tree and serve it until it is unmounted.
+    """Mount a tree, read-only, and serve it until it is unmounted; see serve_operations()."""
+    serve_operations(ReadOnly(tree, reader), request, ready, stop)
+
+
+def serve_operations(
+    operations: Operations,
+    request: MountRequest,
+    ready: Callable[[], None],
+    stop: Callable[[], None],
+) -> None:
+    """Mount and serve.
 
     `ready` is called when it answers, `stop` at the end, to wake who waits. MountError if it can't be made.
     """
     if not os.path.exists("/dev/fuse"):
         raise MountError("/dev/fuse is missing: load the fuse module, or give the container the device")
-    open_session(ReadOnly(tree, reader), request.mountpoint, session_options(request))
+    open_session(operations, request.mountpoint, session_options(request))
     with contextlib.ExitStack() as known:
 
         def announce() -> None:

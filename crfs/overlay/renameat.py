@@ -3,7 +3,9 @@
 import ctypes
 import os
 
-NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
+# linux/fs.h
+EXCHANGE = 1 << 1
+WHITEOUT = 1 << 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
