@@ -182,12 +182,14 @@ def test_imports_are_absolute_and_of_what_the_module_defines() -> None:
 
 
 def _defined(module: str) -> set[str]:
-    """The names that a module itself makes, in branches as well."""
+    """The names that a module itself makes, in branches as well, or says that it passes on (`__all__`)."""
     names: set[str] = set()
     nodes: list[ast.AST] = [*TREES[module].body]
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names |= set(ast.literal_eval(node.value))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)

