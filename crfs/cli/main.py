@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(importlib.import_module(f"crfs.cli.{args.command}").run(args))
     except CrfsError as error:
-        print(f"crfs: {error}", file=sys.stderr)
+        # one line, whatever a path has in it
+        print("crfs:", str(error).replace("\n", "\\n"), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         # whoever read our output has seen enough; nothing may be written to it at exit
