@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from crfs._native.index import Tree
@@ -34,7 +35,6 @@ from crfs.formats.reference import (
     LayoutReference,
     Source,
     UrlSource,
-    parse_source,
 )
 from crfs.image.chunks import ChunkLoader
 from crfs.image.reader import ImageReader
@@ -46,6 +46,22 @@ from crfs.layers.opener import Opener
 PAGE_CACHE_BYTES = 24 << 20
 # retries, their pauses and a slow transfer included; then the reader gets EIO
 READ_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How images are reached and where their bytes are kept; None leaves it to the defaults."""
+
+    cache: Path | None = None
+    authfile: str | None = None
+    tls_verify: bool | None = None
+    platform: str | None = None
+    allow_unverified: bool = False
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the options of crfs.cli.options.add_source_options() say."""
+    return Settings(args.cache, args.authfile, args.tls_verify, args.platform, args.allow_unverified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +85,9 @@ class Services:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def open_services(args: argparse.Namespace) -> Services:
+def open_services(settings: Settings) -> Services:
     """Start the threads. CrfsError where the cache can't be used."""
-    store = open_store((args.cache or cache_directory()).absolute())
+    store = open_store((settings.cache or cache_directory()).absolute())
     loop = FetchLoop()
     loop.start()
     pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode")
@@ -80,15 +96,15 @@ def open_services(args: argparse.Namespace) -> Services:
 
 
 def open_source(
-    source: Source, args: argparse.Namespace, http: Http
+    source: Source, settings: Settings, http: Http
 ) -> RegistryImage | LayoutImage | UrlBlob | FileBlob:
     """The image, or the single layer blob, that a source names. Nothing is fetched yet."""
-    verify = args.tls_verify is not False
+    verify = settings.tls_verify is not False
     match source:
         case ImageReference():
-            if args.authfile and not os.access(args.authfile, os.R_OK):
-                raise UsageError(f"{args.authfile}: the credentials can't be read")
-            access = Access(http, CredentialStore(args.authfile), args.tls_verify)
+            if settings.authfile and not os.access(settings.authfile, os.R_OK):
+                raise UsageError(f"{settings.authfile}: the credentials can't be read")
+            access = Access(http, CredentialStore(settings.authfile), settings.tls_verify)
             return RegistryImage(source, access, load_registries())
         case LayoutReference():
             return LayoutImage(source)
@@ -104,20 +120,20 @@ OnBlob = Callable[[Blob, Opener], Coroutine[Any, Any, T]]
 
 
 def submit_to_source(
-    services: Services, args: argparse.Namespace, on_image: OnImage[T], on_blob: OnBlob[T]
+    services: Services, settings: Settings, source: Source, on_image: OnImage[T], on_blob: OnBlob[T]
 ) -> Future[T]:
-    """Run a coroutine on what the command line names: an image, or a single layer blob."""
-    opener = Opener(services.store, services.pool, allow_unverified=args.allow_unverified)
-    platform = parse_platform(args.platform) if args.platform else host_platform()
-    source = open_source(parse_source(args.source), args, services.http)
-    if isinstance(source, RegistryImage | LayoutImage):
-        return services.loop.submit(on_image(source, opener, platform))
-    return services.loop.submit(on_blob(source, opener))
+    """Run a coroutine on what a source names: an image, or a single layer blob."""
+    opener = Opener(services.store, services.pool, allow_unverified=settings.allow_unverified)
+    platform = parse_platform(settings.platform) if settings.platform else host_platform()
+    opened = open_source(source, settings, services.http)
+    if isinstance(opened, RegistryImage | LayoutImage):
+        return services.loop.submit(on_image(opened, opener, platform))
+    return services.loop.submit(on_blob(opened, opener))
 
 
-def resolve(services: Services, args: argparse.Namespace) -> Resolved:
-    """Open all layers of what the command line names; any CrfsError."""
-    return submit_to_source(services, args, resolve_image, resolve_blob).result()
+def resolve(services: Services, settings: Settings, source: Source) -> Resolved:
+    """Open all layers of what a source names; any CrfsError."""
+    return submit_to_source(services, settings, source, resolve_image, resolve_blob).result()
 
 
 def read_tree(services: Services, resolved: Resolved) -> tuple[Tree, ImageReader]:

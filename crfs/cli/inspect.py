@@ -6,6 +6,7 @@ import sys
 import msgspec
 
 from crfs.cli.options import add_log_options, add_source_options, configure_log
+from crfs.formats.reference import parse_source
 from crfs.image.inspect import ImageReport, inspect_image, inspect_single
 
 
@@ -18,12 +19,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; any CrfsError."""
-    from crfs.cli.compose import open_services, submit_to_source
+    from crfs.cli.compose import open_services, settings_of, submit_to_source
 
     configure_log(args.log_level, "crfs")
-    services = open_services(args)
+    settings = settings_of(args)
+    services = open_services(settings)
     try:
-        report = submit_to_source(services, args, inspect_image, inspect_single).result()
+        report = submit_to_source(
+            services, settings, parse_source(args.source), inspect_image, inspect_single
+        ).result()
     finally:
         services.close()
     if args.json:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from crfs.blobs.directories import log_directory
 from crfs.cli.mountoptions import apply_mount_options
 from crfs.cli.options import add_log_options, add_source_options, configure_log
+from crfs.formats.reference import parse_source
 from crfs.fuse.session import block_signals, interruptible
 from crfs.mount.daemon import Ready, run_in_background
 from crfs.mount.fuse import MountRequest, serve_tree
@@ -90,14 +91,15 @@ def _serve(
     ready: Callable[[], None],
 ) -> None:
     """Open the image and serve it; runs in the process that stays."""
-    from crfs.cli.compose import open_services, read_tree, resolve
+    from crfs.cli.compose import open_services, read_tree, resolve, settings_of
 
     tame_malloc()
     block_signals()
-    services = open_services(args)
+    settings = settings_of(args)
+    services = open_services(settings)
     try:
         with interruptible():
-            resolved = resolve(services, args)
+            resolved = resolve(services, settings, parse_source(args.source))
             tree, reader = read_tree(services, resolved)
         settle()
         request = MountRequest(where, resolved.name, options, writable=spec is not None)

@@ -13,8 +13,9 @@ from typing import TypeVar
 import llfuse
 
 from crfs.fuse.handler import handler
-from crfs.fuse.reply import FOREVER_SECONDS, no_entry
+from crfs.fuse.reply import no_entry
 from crfs.fuse.requester import is_dying
+from crfs.fuse.view import View
 from crfs.overlay.files import Changes
 from crfs.overlay.lower import Attributes
 from crfs.overlay.namespace import Owner
@@ -31,12 +32,12 @@ def _unlocked(work: Callable[[], R]) -> R:
 
 
 class Writable(llfuse.Operations):
-    """The handlers. `timeout_seconds`: how long the kernel may believe what it is told."""
+    """The handlers."""
 
-    def __init__(self, overlay: Overlay, timeout_seconds: float = FOREVER_SECONDS) -> None:
+    def __init__(self, overlay: Overlay, view: View) -> None:
         super().__init__()
         self._overlay = overlay
-        self._timeout = timeout_seconds
+        self._view = view
         self._no_entry = no_entry()
         self._dirent = llfuse.EntryAttributes()
         self._handles = itertools.count(1)
@@ -45,15 +46,16 @@ class Writable(llfuse.Operations):
         self._dirs: dict[int, tuple[int, list[tuple[bytes, int, int]]]] = {}
 
     def _entry(self, node: Node, shown: Attributes) -> llfuse.EntryAttributes:
+        view = self._view
         made = llfuse.EntryAttributes()
         made.st_ino = node.ino
         made.generation = 0
-        made.entry_timeout = self._timeout
-        made.attr_timeout = self._timeout
+        made.entry_timeout = view.timeout_seconds
+        made.attr_timeout = view.timeout_seconds
         made.st_mode = shown.mode
-        made.st_nlink = shown.nlink
-        made.st_uid = shown.uid
-        made.st_gid = shown.gid
+        made.st_nlink = 1 if view.static_nlink else shown.nlink
+        made.st_uid = view.uids.to_shown(shown.uid)
+        made.st_gid = view.gids.to_shown(shown.gid)
         made.st_rdev = shown.rdev
         made.st_size = shown.size
         made.st_blksize = 4096
@@ -62,6 +64,9 @@ class Writable(llfuse.Operations):
         made.st_mtime_ns = shown.mtime_ns
         made.st_ctime_ns = shown.ctime_ns
         return made
+
+    def _owner(self, ctx: llfuse.RequestContext) -> Owner:
+        return Owner(self._view.uids.to_disk(ctx.uid), self._view.gids.to_disk(ctx.gid))
 
     def _asked_by(self, ctx: llfuse.RequestContext) -> Callable[[], bool]:
         return functools.partial(is_dying, ctx.pid)
@@ -94,8 +99,8 @@ class Writable(llfuse.Operations):
         changes = Changes(
             size=attr.st_size if fields.update_size else None,
             mode=attr.st_mode if fields.update_mode else None,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
+            uid=self._view.uids.to_disk(attr.st_uid) if fields.update_uid else None,
+            gid=self._view.gids.to_disk(attr.st_gid) if fields.update_gid else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
@@ -111,21 +116,21 @@ class Writable(llfuse.Operations):
     def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, ctx: llfuse.RequestContext
     ) -> llfuse.EntryAttributes:
-        owner = Owner(ctx.uid, ctx.gid)
+        owner = self._owner(ctx)
         return self._entry(*_unlocked(lambda: self._overlay.mknod(parent, name, mode, rdev, owner)))
 
     @handler
     def mkdir(
         self, parent: int, name: bytes, mode: int, ctx: llfuse.RequestContext
     ) -> llfuse.EntryAttributes:
-        owner = Owner(ctx.uid, ctx.gid)
+        owner = self._owner(ctx)
         return self._entry(*_unlocked(lambda: self._overlay.mkdir(parent, name, mode, owner)))
 
     @handler
     def symlink(
         self, parent: int, name: bytes, target: bytes, ctx: llfuse.RequestContext
     ) -> llfuse.EntryAttributes:
-        owner = Owner(ctx.uid, ctx.gid)
+        owner = self._owner(ctx)
         return self._entry(*_unlocked(lambda: self._overlay.symlink(parent, name, target, owner)))
 
     @handler
@@ -159,7 +164,7 @@ class Writable(llfuse.Operations):
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: llfuse.RequestContext
     ) -> tuple[int, llfuse.EntryAttributes]:
-        owner = Owner(ctx.uid, ctx.gid)
+        owner = self._owner(ctx)
         node, shown = _unlocked(lambda: self._overlay.create(parent, name, mode, owner))
         return self._new_file(node, ctx), self._entry(node, shown)
 
@@ -242,22 +247,31 @@ class Writable(llfuse.Operations):
 
     @handler
     def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:
+        self._need_xattrs()
         node = self._overlay.node(inode)
         return _unlocked(lambda: self._overlay.files.getxattr(node, name))
 
     @handler
     def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
+        self._need_xattrs()
         node = self._overlay.node(inode)
         return _unlocked(lambda: self._overlay.files.listxattr(node))
 
+    def _need_xattrs(self) -> None:
+        """ENOSYS once, and the kernel asks no more."""
+        if not self._view.xattrs:
+            raise llfuse.FUSEError(errno.ENOSYS)
+
     @handler
     def setxattr(self, inode: int, name: bytes, value: bytes, ctx: llfuse.RequestContext) -> None:
+        self._need_xattrs()
         node = self._overlay.node(inode)
         asked_by = self._asked_by(ctx)
         _unlocked(lambda: self._overlay.files.setxattr(node, name, value, 0, asked_by))
 
     @handler
     def removexattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext) -> None:
+        self._need_xattrs()
         node = self._overlay.node(inode)
         asked_by = self._asked_by(ctx)
         _unlocked(lambda: self._overlay.files.removexattr(node, name, asked_by))

@@ -1,0 +1,39 @@
+"""How an overlay is shown: ids, link counts, extended attributes, and for how long the kernel may believe it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from crfs.fuse.reply import FOREVER_SECONDS
+
+
+class Ids(Protocol):
+    """User or group ids, on disk and as shown."""
+
+    def to_shown(self, host: int, /) -> int: ...
+
+    def to_disk(self, shown: int, /) -> int: ...
+
+
+class _Same:
+    def to_shown(self, host: int, /) -> int:
+        return host
+
+    def to_disk(self, shown: int, /) -> int:
+        return shown
+
+
+SAME = _Same()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """`static_nlink`: every link count is 1. `xattrs` False: there are none."""
+
+    uids: Ids = SAME
+    gids: Ids = SAME
+    static_nlink: bool = False
+    xattrs: bool = True
+    timeout_seconds: float = FOREVER_SECONDS
+
+
+PLAIN_VIEW = View()
