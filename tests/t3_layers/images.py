@@ -7,7 +7,6 @@
 Faults are those of `place.proxy`, which also knows what was asked for.
 """
 
-import argparse
 import dataclasses
 import gzip
 import json
@@ -15,20 +14,31 @@ import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from crfs.blobs.http import Http
 from crfs.blobs.tls import TlsSettings
-from crfs.cli.compose import Services, open_services, read_tree, resolve
+from crfs.cli.compose import (
+    OnBlob,
+    OnImage,
+    Services,
+    Settings,
+    open_services,
+    read_tree,
+    submit_to_source,
+)
 from crfs.formats.digest import sha256_digest
 from crfs.formats.footer import FooterKind, build_footer
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
+from crfs.formats.reference import Source, parse_source
 from crfs.formats.toc import TOC_DIGEST_ANNOTATION, TOC_NAME
-from crfs.image.resolve import Resolved
+from crfs.image.resolve import Resolved, resolve_blob, resolve_image
 from tests.support.faults import FaultProxy
 from tests.support.fetching import QUICK, SHORT
 from tests.support.layers import Entry, make_estargz, make_tar
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,10 +99,11 @@ def describe(descriptor: Descriptor) -> dict[str, Any]:
 class Image:
     """An opened image. Closes whatever it was opened with."""
 
-    def __init__(self, services: Services, args: argparse.Namespace) -> None:
+    def __init__(self, services: Services, settings: Settings, source: Source) -> None:
         self._services = services
         try:
-            self.resolved: Resolved = resolve(services, args)
+            opened = submit_to_source(services, settings, source, resolve_image, resolve_blob)
+            self.resolved: Resolved = opened.result()
             self.tree, self.reader = read_tree(services, self.resolved)
         except BaseException:
             services.close()
@@ -158,27 +169,32 @@ class Place:
         }
         return self.put(name, json.dumps(document).encode(), tag)
 
-    def arguments(self, source: str, **more: Any) -> argparse.Namespace:
-        """What the command line would be parsed to; a source without a scheme is an image on the server."""
-        if "://" not in source:
-            source = f"docker://{self.proxy.host}/{source}" + ("" if ":" in source else ":1")
-        defaults = {
-            "authfile": None,
-            "tls_verify": None,
-            "platform": "linux/amd64",
-            "allow_unverified": False,
-            "cache": self.cache,
-        }
-        return argparse.Namespace(source=source, **{**defaults, **more})
+    def _source(self, text: str) -> Source:
+        """A source without a scheme is an image on the server."""
+        if "://" not in text:
+            text = f"docker://{self.proxy.host}/{text}" + ("" if ":" in text else ":1")
+        return parse_source(text)
 
-    def services(self, args: argparse.Namespace) -> Services:
+    def _settings(self, **more: Any) -> Settings:
+        return Settings(**{"cache": self.cache, "platform": "linux/amd64", **more})
+
+    def _services(self, settings: Settings) -> Services:
         """With short waits."""
-        return dataclasses.replace(open_services(args), http=Http(SHORT, QUICK, TlsSettings([])))
+        return dataclasses.replace(open_services(settings), http=Http(SHORT, QUICK, TlsSettings([])))
 
     def open(self, source: str, **more: Any) -> Image:
-        """Resolve and merge; the requests until then are forgotten."""
-        args = self.arguments(source, **more)
-        return Image(self.services(args), args)
+        """Resolve and merge; `more` are Settings."""
+        settings = self._settings(**more)
+        return Image(self._services(settings), settings, self._source(source))
+
+    def run(self, source: str, on_image: OnImage[T], on_blob: OnBlob[T], **more: Any) -> T:
+        """What a coroutine makes of a source, with services of its own."""
+        settings = self._settings(**more)
+        services = self._services(settings)
+        try:
+            return submit_to_source(services, settings, self._source(source), on_image, on_blob).result()
+        finally:
+            services.close()
 
     def blob_ranges(self) -> list[str]:
         """The ranges of blobs that were asked for so far."""

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 import zstandard
 
-from crfs.cli.compose import OnBlob, OnImage, submit_to_source
 from crfs.errors import CrfsError, DigestMismatch, FormatError, NotFoundError
 from crfs.formats.footer import FooterKind, build_footer
 from crfs.formats.manifest import Descriptor
@@ -34,14 +33,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 
 
 def inspect(place: Place, source: str = "web", **more: Any) -> ImageReport:
-    on_image: OnImage[ImageReport] = inspect_image
-    on_blob: OnBlob[ImageReport] = inspect_single
-    args = place.arguments(source, **more)
-    services = place.services(args)
-    try:
-        return submit_to_source(services, args, on_image, on_blob).result()
-    finally:
-        services.close()
+    return place.run(source, inspect_image, inspect_single, **more)
 
 
 def layer_of(place: Place, layer: Built, **more: Any) -> LayerReport:
