@@ -120,7 +120,8 @@ def _open_log(path: Path) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    # one line, whatever a path has in it
+    print(f"{PROGRAM}:", text.replace("\n", "\\n"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -87,10 +87,11 @@ def _parse_id(field: bytes, value: bytes) -> int:
 
 
 def _parse_mode(field: bytes, value: bytes) -> int:
-    mode = int(field, 8) if field and not field.strip(b"01234567") and len(field) <= 8 else -1
-    if stat.S_IMODE(mode) | stat.S_IFMT(mode) != mode or stat.S_IFMT(mode) not in (0, *_NAMES):
-        raise FormatError(f"{value!r}: {field!r} is not a mode")
-    return mode
+    if field and not field.strip(b"01234567") and len(field) <= 8:
+        mode = int(field, 8)
+        if mode <= 0o177777 and stat.S_IFMT(mode) in (0, *_NAMES):
+            return mode
+    raise FormatError(f"{value!r}: {field!r} is not a mode")
 
 
 def _parse_kind(field: bytes, value: bytes) -> tuple[int, int]:
