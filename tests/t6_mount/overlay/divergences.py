@@ -1,0 +1,41 @@
+"""The differences between crfs and the kernel's overlayfs that are meant, each with its reason.
+
+`DIVERGENCES` are looked up where two answers differ; nothing else is let pass. `EXCLUDED` is what no step does,
+for its answers can't be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.support.fsops import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A difference that is meant. With `cuts` it leaves two trees, so that what follows says nothing."""
+
+    name: str
+    reason: str
+    applies: Callable[[Step, object, object], bool]
+    cuts: bool = False
+
+
+DIVERGENCES: tuple[Divergence, ...] = ()
+
+EXCLUDED = {
+    "renameat2 with RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT": "libfuse 2 has no rename flags",
+    "fallocate, lseek with SEEK_HOLE and SEEK_DATA, FICLONE, copy_file_range": "libfuse 2 has no such requests",
+    "open with O_TMPFILE": "libfuse 2 has no such request",
+    "system.posix_acl_access, system.posix_acl_default": "refused by crfs, since llfuse can't negotiate ACLs",
+    "trusted.overlay.*": "names of the overlay's own; newer kernels escape them, older ones refuse them",
+    "the size and link count of directories": "1, or the number of subdirectories, as the layers have it",
+    "the order of directory entries": "POSIX leaves it open",
+    "a lower file's mapping that was there before the copy-up": "the kernel's shows old bytes (overlayfs.rst)",
+}
+
+
+def allowed(step: Step, got: object, wanted: object) -> Divergence | None:
+    """Why these answers may differ, if so."""
+    return next((each for each in DIVERGENCES if each.applies(step, got, wanted)), None)

@@ -1,0 +1,214 @@
+"""The same steps on two overlays over the same lower directories: one on trial, and one that is right.
+
+    with contextlib.closing(Pair(arena, "rich", trial)) as pair:
+        pair.mount()
+        pair.step(Unlink(b"dir/file"))
+        pair.finish()
+
+Whatever differs raises Mismatch, unless `divergences` says why it may. One thread, as root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.fsops import Failed, Look, Place, Step, Walk, Within
+from tests.support.overlaymounts import KernelOverlay, Mounter, MountFailed
+from tests.t6_mount.overlay.arena import Arena, Side, signature
+from tests.t6_mount.overlay.divergences import allowed
+from tests.t6_mount.overlay.hand import Compare, HandLost
+from tests.t6_mount.overlay.stacks import LINKED
+
+
+class Mismatch(AssertionError):
+    """The two differ. `kind` is the same for what is likely to have the same cause."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Remount(Step):
+    """Not a call: both are unmounted, whatever is open, and mounted again."""
+
+    def run(self, place: Place) -> object:
+        raise NotImplementedError
+
+
+class Pair:
+    """See the module. With `looking`, everything about the names of a step is compared after it, too."""
+
+    def __init__(
+        self, arena: Arena, stack: str, trial: Mounter, oracle: Mounter | None = None, *, looking: bool = True
+    ) -> None:
+        self.stack = stack
+        self.looking = looking
+        self.steps: list[Step] = []
+        # why nothing is compared any more, if so
+        self.cut: str | None = None
+        self._arena = arena
+        self._base = arena.new_directory()
+        self._lowers = arena.lowers(stack)
+        self._before = signature(self._lowers)
+        right = oracle or KernelOverlay(index=stack in LINKED)
+        self._trial = Side.create(trial, arena, self._lowers, self._base / "trial")
+        self._oracle = Side.create(right, arena, self._lowers, self._base / "oracle")
+        self._comparing = arena.hand(None)
+
+    def mount(self) -> None:
+        """Before the first step."""
+        try:
+            self._oracle.mount()
+            self._trial.mount()
+        except MountFailed as error:
+            raise Mismatch("mount", str(error)) from error
+
+    def tree(self) -> list[tuple[bytes, str]]:
+        """Every path of the oracle, with the letter of its type."""
+        (found,) = self._oracle.call(Walk())
+        assert isinstance(found, list), found
+        return found
+
+    def step(self, step: Step) -> None:
+        """Take a step on both sides. Once an allowed difference leaves two trees, steps are not taken any more."""
+        if self.cut is not None:
+            return
+        self.steps.append(step)
+        if isinstance(step, Remount):
+            self._remount()
+            return
+        for each in [step, *(self._looks(step) if self.looking else ())]:
+            self._take(each)
+
+    def finish(self) -> None:
+        """Compare the trees: as they are, mounted again, and each mounted by the other."""
+        if self.cut is None:
+            self._compare("tree", "trees differ")
+            self._remount()
+            self._compare("remounted", "trees differ once both are mounted again")
+            self._exchange()
+        self._check_lowers()
+
+    def close(self) -> None:
+        self._comparing.close()
+        self._trial.close()
+        self._oracle.close()
+        shutil.rmtree(self._base)
+
+    def _unmount(self) -> None:
+        try:
+            self._trial.unmount()
+            self._oracle.unmount()
+        except MountFailed as error:
+            raise Mismatch("unmount", str(error)) from error
+
+    def _remount(self) -> None:
+        self._unmount()
+        self.mount()
+
+    def _take(self, step: Step) -> None:
+        (wanted,) = self._oracle.call(step)
+        try:
+            (got,) = self._trial.call(step)
+        except HandLost as error:
+            raise Mismatch(
+                f"{type(step).__name__} is lost", f"{step!r}: {error}; wanted {wanted!r}"
+            ) from error
+        if got == wanted:
+            return
+        excuse = allowed(step, got, wanted)
+        if excuse is None:
+            raise Mismatch(_kind(step, got, wanted), f"{step!r}\n     got {got!r}\n  wanted {wanted!r}")
+        if excuse.cuts:
+            self._arena.cuts += 1
+            self.cut = excuse.name
+
+    def _looks(self, step: Step) -> Iterator[Step]:
+        for path in _paths(step):
+            yield Look(path)
+            yield Look(os.path.dirname(path.rstrip(b"/")) or b".")
+
+    def _compare(self, kind: str, text: str, ignored: frozenset[bytes] = frozenset()) -> None:
+        self._compare_paths(kind, text, self._trial.at, self._oracle.at, ignored)
+
+    def _compare_paths(
+        self, kind: str, text: str, left: Path, right: Path, ignored: frozenset[bytes]
+    ) -> None:
+        try:
+            (found,) = self._comparing.call(Compare(left, right, ignored), seconds=120)
+        except HandLost as error:
+            raise Mismatch(kind, f"{text}: {error}") from error
+        if isinstance(found, Failed) or found:
+            lines = found if isinstance(found, list) else [repr(found)]
+            raise Mismatch(kind, f"{text}:\n" + "\n".join(f"  {line}" for line in lines))
+
+    def _exchange(self) -> None:
+        """Each upper directory as the other program sees it.
+
+        The oracle's is compared with what the kernel shows of a copy of it, without an index: an index of hard
+        links is the kernel's own, and no other program can see it.
+        """
+        self._trial.unmount()
+        self._mount_by(self._trial, KernelOverlay(), "the kernel can't mount the upper directory on trial")
+        self._compare("upper", "the kernel shows another tree of the upper directory on trial")
+        self._unmount()
+        reference = self._copy(self._oracle)
+        try:
+            reference.mount()
+            self._mount_by(self._oracle, self._trial.mounter, "the kernel's upper directory can't be mounted")
+            text = "the kernel's upper directory shows another tree"
+            self._compare_paths("kernel's upper", text, self._oracle.at, reference.at, frozenset())
+            self._oracle.unmount()
+        finally:
+            reference.close()
+
+    def _mount_by(self, side: Side, mounter: Mounter, text: str) -> None:
+        try:
+            side.mount(mounter)
+        except MountFailed as error:
+            raise Mismatch(text, f"{text}: {error}") from error
+
+    def _copy(self, side: Side) -> Side:
+        copy = Side.create(KernelOverlay(), self._arena, self._lowers, self._base / "copy")
+        source, target = side.layers.upper, copy.layers.upper
+        assert source is not None
+        assert target is not None
+        subprocess.run(["cp", "-aT", source, target], check=True)
+        return copy
+
+    def _check_lowers(self) -> None:
+        after = signature(self._lowers)
+        changed = sorted(
+            path for path in self._before.keys() | after.keys() if self._before.get(path) != after.get(path)
+        )
+        if changed:
+            raise Mismatch("lower", f"lower directories were written to: {changed}")
+
+
+def _paths(step: Step) -> list[bytes]:
+    """The names that a step says something about, in the root's tree."""
+    found = [getattr(step, name) for name in ("source", "path") if hasattr(step, name)]
+    return [path for path in found if len(path) < 1000]
+
+
+def _kind(step: Step, got: object, wanted: object) -> str:
+    name = type(step.step if isinstance(step, Within) else step).__name__
+    if isinstance(got, Failed) or isinstance(wanted, Failed):
+        words = [answer.errno if isinstance(answer, Failed) else "an answer" for answer in (got, wanted)]
+        return f"{name}: {words[0]} instead of {words[1]}"
+    return f"{name}: other {_what_differs(got, wanted)}"
+
+
+def _what_differs(got: object, wanted: object) -> str:
+    """Which attributes, where answers are the descriptions of `Place`."""
+    left, right = (
+        set(str(answer[0] if isinstance(answer, tuple) else answer).split()) for answer in (got, wanted)
+    )
+    names = sorted({word.partition("=")[0] for word in left ^ right if "=" in word})
+    return ", ".join(names) or "answer"
