@@ -97,7 +97,8 @@ def test_daemon_lets_go_of_its_caller(source: str, crfs: Crfs) -> None:
 
 
 def kill(crfs: Crfs, at: Path) -> None:
-    """End the daemon so that it can do nothing more about its mount."""
+    """End the daemon so that it can do nothing more about its mount; what it writes to the cache is done."""
+    wait_until(lambda: not list((crfs.cache / "tmp").iterdir()), 5)
     os.kill(crfs.daemon(), signal.SIGKILL)
     wait_until(lambda: not crfs.pids(), 5)
     with pytest.raises(OSError) as caught:

@@ -27,21 +27,14 @@ def check(at: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "with blanks",
-        " ",
+        "with blanks, and a comma#:=",
         "back\\slash",
         "\\040",
-        "comma,comma",
         "new\nline",
-        "tab\t",
-        "return\r",
-        "ünïcödé ☃",
+        "ünïcödé ☃\r\t",
         "line\u2028separator\x85\x1c",
         "not\udcffutf8",
-        "quote'\"$(x)",
-        "#hash",
         "per%cent %s",
-        "colon:=",
         "x" * 255,
     ],
 )
