@@ -1,6 +1,7 @@
 """An overlay as a file system: llfuse's requests in, answers out. No semantics: those are the overlay's.
 
-Called by llfuse's workers with llfuse's lock held; it is dropped around every call that reaches a disk or a network.
+Called by llfuse's workers with llfuse's lock held. It is dropped around what moves bytes or may fetch them; a few
+system calls on names and attributes cost less than giving it up and getting it back.
 """
 
 import errno
@@ -73,7 +74,7 @@ class Writable(llfuse.Operations):
 
     @handler
     def lookup(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
-        found = _unlocked(lambda: self._overlay.lookup(parent, name))
+        found = self._overlay.lookup(parent, name)
         return self._no_entry if found is None else self._entry(*found)
 
     @handler
@@ -84,7 +85,7 @@ class Writable(llfuse.Operations):
     @handler
     def getattr(self, inode: int, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
         node = self._overlay.node(inode)
-        return self._entry(node, _unlocked(lambda: self._overlay.files.attributes(node)))
+        return self._entry(node, self._overlay.files.attributes(node))
 
     @handler
     def setattr(
@@ -105,33 +106,35 @@ class Writable(llfuse.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         asked_by = self._asked_by(ctx)
+        if node.upper:
+            return self._entry(node, self._overlay.files.change(node, changes, asked_by))
         return self._entry(node, _unlocked(lambda: self._overlay.files.change(node, changes, asked_by)))
 
     @handler
     def readlink(self, inode: int, ctx: llfuse.RequestContext) -> bytes:
         node = self._overlay.node(inode)
-        return _unlocked(lambda: self._overlay.files.readlink(node))
+        return self._overlay.files.readlink(node)
 
     @handler
     def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, ctx: llfuse.RequestContext
     ) -> llfuse.EntryAttributes:
         owner = self._owner(ctx)
-        return self._entry(*_unlocked(lambda: self._overlay.mknod(parent, name, mode, rdev, owner)))
+        return self._entry(*self._overlay.mknod(parent, name, mode, rdev, owner))
 
     @handler
     def mkdir(
         self, parent: int, name: bytes, mode: int, ctx: llfuse.RequestContext
     ) -> llfuse.EntryAttributes:
         owner = self._owner(ctx)
-        return self._entry(*_unlocked(lambda: self._overlay.mkdir(parent, name, mode, owner)))
+        return self._entry(*self._overlay.mkdir(parent, name, mode, owner))
 
     @handler
     def symlink(
         self, parent: int, name: bytes, target: bytes, ctx: llfuse.RequestContext
     ) -> llfuse.EntryAttributes:
         owner = self._owner(ctx)
-        return self._entry(*_unlocked(lambda: self._overlay.symlink(parent, name, target, owner)))
+        return self._entry(*self._overlay.symlink(parent, name, target, owner))
 
     @handler
     def link(
@@ -142,11 +145,11 @@ class Writable(llfuse.Operations):
 
     @handler
     def unlink(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> None:
-        _unlocked(lambda: self._overlay.unlink(parent, name))
+        self._overlay.unlink(parent, name)
 
     @handler
     def rmdir(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> None:
-        _unlocked(lambda: self._overlay.rmdir(parent, name))
+        self._overlay.rmdir(parent, name)
 
     @handler
     def rename(
@@ -165,7 +168,7 @@ class Writable(llfuse.Operations):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: llfuse.RequestContext
     ) -> tuple[int, llfuse.EntryAttributes]:
         owner = self._owner(ctx)
-        node, shown = _unlocked(lambda: self._overlay.create(parent, name, mode, owner))
+        node, shown = self._overlay.create(parent, name, mode, owner)
         return self._new_file(node, ctx), self._entry(node, shown)
 
     @handler
@@ -199,7 +202,7 @@ class Writable(llfuse.Operations):
     @handler
     def release(self, fh: int) -> None:
         node, _ = self._files.pop(fh)
-        _unlocked(lambda: self._overlay.release(node))
+        self._overlay.release(node)
 
     @handler
     def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
@@ -212,7 +215,7 @@ class Writable(llfuse.Operations):
         inode, names = self._dirs[fh]
         if off == 0:
             # as it is now; what comes and goes while it is read is shown or not, but nothing is left out
-            listed = _unlocked(lambda: self._overlay.list(inode))
+            listed = self._overlay.list(inode)
             above = self._overlay.parent(inode)
             names = [(b".", inode, _DIR), (b"..", above, _DIR), *listed]
             self._dirs[fh] = inode, names
@@ -249,13 +252,13 @@ class Writable(llfuse.Operations):
     def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:
         self._need_xattrs()
         node = self._overlay.node(inode)
-        return _unlocked(lambda: self._overlay.files.getxattr(node, name))
+        return self._overlay.files.getxattr(node, name)
 
     @handler
     def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
         self._need_xattrs()
         node = self._overlay.node(inode)
-        return _unlocked(lambda: self._overlay.files.listxattr(node))
+        return self._overlay.files.listxattr(node)
 
     def _need_xattrs(self) -> None:
         """ENOSYS once, and the kernel asks no more."""

@@ -151,7 +151,8 @@ class Files:
 
     def change(self, node: Node, changes: Changes, given_up: GivenUp) -> Attributes:
         """Change attributes; what stat shows afterwards."""
-        self.copy_up(node, given_up, changes.size)
+        if not node.upper:
+            self.copy_up(node, given_up, changes.size)
         with self._lock:
             if changes.size is not None:
                 self._truncate(node, changes.size)
@@ -164,6 +165,7 @@ class Files:
                 self._chown(node, path, *owner)
             if changes.mode is not None and not stat.S_ISLNK(node.mode):
                 os.chmod(path, stat.S_IMODE(changes.mode))
+                node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(changes.mode)
             if changes.atime_ns is not None or changes.mtime_ns is not None:
                 self._set_times(node, path, changes)
             return self._lookup.attributes(node)
@@ -181,21 +183,18 @@ class Files:
 
     def _chown(self, node: Node, path: bytes, uid: int, gid: int) -> None:
         """A change of owner takes setuid and setgid away from files on disk; what is to go, the kernel says itself."""
-        mode = self._lookup.attributes(node).mode
-        if node.is_file and node.upper_fd >= 0:
-            os.chown(path, uid, gid)
-        else:
-            os.chown(path, uid, gid, follow_symlinks=False)
+        mode = node.mode
+        os.chown(path, uid, gid, follow_symlinks=self._by_fd(node))
         if mode & (stat.S_ISUID | stat.S_ISGID) and node.is_file:
             os.chmod(path, stat.S_IMODE(mode))
 
     def _set_times(self, node: Node, path: bytes, changes: Changes) -> None:
-        shown = self._lookup.attributes(node)
-        times = (
-            shown.atime_ns if changes.atime_ns is None else changes.atime_ns,
-            shown.mtime_ns if changes.mtime_ns is None else changes.mtime_ns,
-        )
-        os.utime(path, ns=times, follow_symlinks=node.is_file and node.upper_fd >= 0)
+        atime_ns, mtime_ns = changes.atime_ns, changes.mtime_ns
+        if atime_ns is None or mtime_ns is None:
+            shown = self._lookup.attributes(node)
+            atime_ns = shown.atime_ns if atime_ns is None else atime_ns
+            mtime_ns = shown.mtime_ns if mtime_ns is None else mtime_ns
+        os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=self._by_fd(node))
 
     def _truncate(self, node: Node, size: int) -> None:
         if node.upper_fd >= 0 and node.writable_fd:
@@ -223,31 +222,35 @@ class Files:
         """One extended attribute; ENODATA where there is none."""
         if is_acl(name):
             raise _fail(errno.EOPNOTSUPP)
-        if is_private(name):
-            raise _fail(errno.ENODATA)
         with self._lock:
+            if is_private(name) or name not in self._names_locked(node):
+                raise _fail(errno.ENODATA)
             if node.upper and self._upper:
                 return os.getxattr(self._path(node), name, follow_symlinks=self._by_fd(node))
-            try:
-                return self._raw_xattrs(node)[name]
-            except KeyError:
-                raise _fail(errno.ENODATA) from None
+            return self._raw_xattrs(node)[name]
 
     def listxattr(self, node: Node) -> list[bytes]:
         """Names of the extended attributes, the overlay's own left out."""
         with self._lock:
+            names = self._names_locked(node)
+        return [name for name in names if not is_private(name) and not is_acl(name)]
+
+    def _names_locked(self, node: Node) -> frozenset[bytes]:
+        """All names, asked for once: nobody but us changes them."""
+        if node.xattr_names is None:
             if node.upper and self._upper:
                 found = os.listxattr(self._path(node), follow_symlinks=self._by_fd(node))
-                names = [os.fsencode(name) for name in found]
+                node.xattr_names = frozenset(os.fsencode(name) for name in found)
             else:
-                names = list(self._raw_xattrs(node))
-        return [name for name in names if not is_private(name) and not is_acl(name)]
+                node.xattr_names = frozenset(self._raw_xattrs(node))
+        return node.xattr_names
 
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int, given_up: GivenUp) -> None:
         """Set an extended attribute; `flags` as in setxattr(2)."""
         self._writable_xattr(name)
         self.copy_up(node, given_up)
         with self._lock:
+            node.xattr_names = None
             os.setxattr(self._path(node), name, value, flags, follow_symlinks=self._by_fd(node))
 
     def removexattr(self, node: Node, name: bytes, given_up: GivenUp) -> None:
@@ -257,6 +260,7 @@ class Files:
             self.getxattr(node, name)
         self.copy_up(node, given_up)
         with self._lock:
+            node.xattr_names = None
             os.removexattr(self._path(node), name, follow_symlinks=self._by_fd(node))
 
     @staticmethod

@@ -74,22 +74,26 @@ class Namespace:
     def _make(
         self, parent: Node, name: bytes, mode: int, owner: Owner, make: Callable[[int, bytes], None]
     ) -> Node:
-        if self._lookup.find(parent, name) is not None:
+        # a directory that is in the upper one alone tells by itself that a name is taken
+        if (parent.lowers or name in parent.children) and self._lookup.find(parent, name) is not None:
             raise _fail(errno.EEXIST)
         self._alive(parent)
         self._copy_up.directory(parent)
         parent_fd = self._upper.dir_fd(parent)
-        owner, mode = self._inherit(parent_fd, mode, owner)
+        owner, mode = self._inherit(parent, mode, owner)
         try:
             make(parent_fd, name)
         except FileExistsError:
+            if self._lookup.find(parent, name) is not None:
+                raise
             # a whiteout: what is new is made beside it, and takes its place
             self._make_over_whiteout(parent, name, mode, owner, make)
+            info = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         else:
-            self._own(parent_fd, name, mode, owner)
-        info = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            info = self._own(parent_fd, name, mode, owner)
         node = self._table.add(self._lookup.upper_number(info.st_ino), info.st_mode, parent, name)
         self._table.set_upper(node, info.st_ino)
+        node.xattr_names = frozenset()
         return node
 
     def _make_over_whiteout(
@@ -106,25 +110,27 @@ class Namespace:
             self._upper.discard(staged)
             raise
 
-    @staticmethod
-    def _inherit(parent_fd: int, mode: int, owner: Owner) -> tuple[Owner, int]:
+    def _inherit(self, parent: Node, mode: int, owner: Owner) -> tuple[Owner, int]:
         """A setgid directory hands its group on, and to directories the bit as well (inode_init_owner)."""
-        info = os.fstat(parent_fd)
-        if info.st_mode & stat.S_ISGID:
-            owner = Owner(owner.uid, info.st_gid)
+        if parent.mode & stat.S_ISGID:
+            owner = Owner(owner.uid, self._upper.stat(parent).st_gid)
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         return owner, mode
 
     @staticmethod
-    def _own(dir_fd: int, name: bytes, mode: int, owner: Owner) -> None:
+    def _own(dir_fd: int, name: bytes, mode: int, owner: Owner) -> os.stat_result:
         """What we made is its maker's; the mode comes last, since a change of owner takes bits away."""
         info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        if (info.st_uid, info.st_gid) != (owner.uid, owner.gid):
+        wrong_owner = (info.st_uid, info.st_gid) != (owner.uid, owner.gid)
+        wrong_mode = not stat.S_ISLNK(mode) and stat.S_IMODE(info.st_mode) != stat.S_IMODE(mode)
+        if wrong_owner:
             os.chown(name, owner.uid, owner.gid, dir_fd=dir_fd, follow_symlinks=False)
-            info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        if not stat.S_ISLNK(mode) and stat.S_IMODE(info.st_mode) != stat.S_IMODE(mode):
+        if wrong_mode or (wrong_owner and mode & (stat.S_ISUID | stat.S_ISGID)):
             os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd)
+        if wrong_owner or wrong_mode:
+            info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        return info
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
         """One more name for a node that has one."""
@@ -162,23 +168,25 @@ class Namespace:
         node = self._found(parent, name)
         if not node.is_dir:
             raise _fail(errno.ENOTDIR)
-        if not self._lookup.is_empty(node):
+        if node.lowers and not self._lookup.is_empty(node):
             raise _fail(errno.ENOTEMPTY)
         if self._lookup.lower_parts(parent.lowers, name):
+            if not self._lookup.is_empty(node):
+                raise _fail(errno.ENOTEMPTY)
             self._copy_up.directory(parent)
             self._upper.white_out(parent, name)
         else:
-            self._remove_upper_dir(parent, name)
+            self._remove_upper_dir(node, parent, name)
         self._upper.let_go(node)
         self._table.unname(node, parent, name)
 
-    def _remove_upper_dir(self, parent: Node, name: bytes) -> None:
+    def _remove_upper_dir(self, node: Node, parent: Node, name: bytes) -> None:
         """A directory that shows nothing may still hold whiteouts."""
         parent_fd = self._upper.dir_fd(parent)
         try:
             os.rmdir(name, dir_fd=parent_fd)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self._lookup.is_empty(node):
                 raise
             staged = self._upper.staged_name()
             os.rename(name, staged, src_dir_fd=parent_fd, dst_dir_fd=self._upper.work_fd)

@@ -40,6 +40,7 @@ class Node:
         "upper_fd",
         "upper_ino",
         "writable_fd",
+        "xattr_names",
     )
 
     def __init__(self, ino: int, mode: int, parent: "Node | None", name: bytes | None) -> None:
@@ -58,6 +59,8 @@ class Node:
         self.upper_fd = -1
         self.writable_fd = False
         self.lower_file: OpenLower | None = None
+        # what listxattr last said; None where it has to be asked
+        self.xattr_names: frozenset[bytes] | None = None
 
     @property
     def is_dir(self) -> bool:

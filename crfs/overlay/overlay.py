@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crfs.errors import MountError
@@ -115,42 +115,49 @@ class Overlay:
 
     def create(self, parent: int, name: bytes, mode: int, owner: Owner) -> tuple[Node, Attributes]:
         """A new regular file, with one handle and one reference of the kernel's."""
-        with self._changing(parent) as above:
+        with self._lock:
+            above = self.node(parent)
             node = self._namespace.create(above, name, mode, owner)
             node.opens += 1
             return self._referenced(node)
 
     def mkdir(self, parent: int, name: bytes, mode: int, owner: Owner) -> tuple[Node, Attributes]:
         """A new directory."""
-        with self._changing(parent) as above:
+        with self._lock:
+            above = self.node(parent)
             return self._referenced(self._namespace.mkdir(above, name, mode, owner))
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, owner: Owner) -> tuple[Node, Attributes]:
         """A new fifo, socket, device or file."""
-        with self._changing(parent) as above:
+        with self._lock:
+            above = self.node(parent)
             return self._referenced(self._namespace.mknod(above, name, mode, rdev, owner))
 
     def symlink(self, parent: int, name: bytes, target: bytes, owner: Owner) -> tuple[Node, Attributes]:
         """A new symbolic link."""
-        with self._changing(parent) as above:
+        with self._lock:
+            above = self.node(parent)
             return self._referenced(self._namespace.symlink(above, name, target, owner))
 
     def link(self, ino: int, parent: int, name: bytes, given_up: GivenUp) -> tuple[Node, Attributes]:
         """One more name for a file."""
         self.files.copy_up(self.node(ino), given_up)
-        with self._changing(parent) as above:
+        with self._lock:
+            above = self.node(parent)
             node = self.node(ino)
             self._namespace.link(node, above, name)
             return self._referenced(node)
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name of what is no directory."""
-        with self._changing(parent) as above:
+        with self._lock:
+            above = self.node(parent)
             self._namespace.unlink(above, name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
-        with self._changing(parent) as above:
+        with self._lock:
+            above = self.node(parent)
             self._namespace.rmdir(above, name)
 
     def rename(self, old_parent: int, old: bytes, new_parent: int, new: bytes, given_up: GivenUp) -> None:
@@ -159,7 +166,8 @@ class Overlay:
             node = self._lookup.find(self.node(old_parent), old)
         if node is not None and node.is_file:
             self.files.copy_up(node, given_up)
-        with self._changing(old_parent) as above:
+        with self._lock:
+            above = self.node(old_parent)
             self._namespace.rename(above, old, self.node(new_parent), new)
 
     def release(self, node: Node) -> None:
@@ -167,11 +175,6 @@ class Overlay:
         with self._lock:
             self.files.release(node)
             self._drop(node)
-
-    @contextlib.contextmanager
-    def _changing(self, parent: int) -> Iterator[Node]:
-        with self._lock:
-            yield self.node(parent)
 
     def statvfs(self) -> os.statvfs_result | None:
         """Of the upper directory's file system; None where there is none."""
