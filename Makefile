@@ -5,7 +5,7 @@ VENV ?= .venv
 PREFIX ?= /usr/local
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
-TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr
+TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun
 
 .PHONY: all demo test deps test-deps install clean
 
@@ -32,7 +32,7 @@ $(VENV)/.installed: setup.py pyproject.toml $(wildcard pyx/*.pyx crfs/_native/*.
 
 # mount(8) looks for `crfs` in the system's directories only
 install: all
-	$(SUDO) ln -sfn $(abspath $(VENV))/bin/crfs $(DESTDIR)$(PREFIX)/bin/crfs
+	$(SUDO) ln -sfn $(abspath $(VENV))/bin/crfs $(abspath $(VENV))/bin/crfs-overlayfs -t $(DESTDIR)$(PREFIX)/bin
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/crfs demo

@@ -4,7 +4,7 @@ No rule of merging lives here, only what each entry says; union reads the record
 then sealed and immutable.
 """
 
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from libcpp.algorithm cimport sort
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -258,6 +258,7 @@ cdef class LayerIndex:
             raise FormatError("a chunk's offset is impossible")
         chunk.file_off, chunk.size, chunk.blob_off, chunk.inner_off = file_off, size, blob_off, inner_off
         chunk.blob_end, chunk.layer, chunk.inode, chunk.has_digest = 0, 0, 0, digest is not None
+        memset(chunk.digest, 0, 32)
         if digest is not None:
             raw = digest
             if len(raw) != 32:

@@ -19,8 +19,10 @@ from typing import IO
 
 from crfs._native.inflate import check_sha256
 from crfs.errors import CrfsError, DigestMismatch
+from crfs.formats.digest import check_hash, parse_digest
 
 log = logging.getLogger(__name__)
+_PIECE = 1 << 20
 
 
 class Store:
@@ -105,9 +107,27 @@ class Store:
                 os.unlink(path)
 
     def find_layer(self, diff_id: str) -> Path | None:
-        """The uncompressed tar with this diff_id, if it is here."""
+        """The uncompressed tar with this diff_id, if it is here and still what it was."""
         path = self._root / "layers" / diff_id.replace(":", "-")
-        return path if path.exists() else None
+        hasher = parse_digest(diff_id).hasher()
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    hasher.update(piece)
+            check_hash(hasher, diff_id, str(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, DigestMismatch) as error:
+            log.warning("%s; it is dropped and fetched again", error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        return path
+
+    def drop_layer(self, path: Path) -> None:
+        """Remove a layer that turned out to be of no use."""
+        with contextlib.suppress(OSError):
+            path.unlink()
 
     @contextlib.contextmanager
     def staged_layer(self) -> Iterator[IO[bytes]]:

@@ -4,6 +4,7 @@ Used by the subcommands that open an image. Threads start here, so a daemon fork
 """
 
 import argparse
+import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,6 +47,7 @@ from crfs.layers.opener import Opener
 PAGE_CACHE_BYTES = 24 << 20
 # retries, their pauses and a slow transfer included; then the reader gets EIO
 READ_SECONDS = 120.0
+_CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Services:
 
     def close(self) -> None:
         """End every thread; what still waits fails."""
-        self.loop.submit(self.http.close())
+        with contextlib.suppress(TimeoutError):
+            self.loop.submit(self.http.close()).result(_CLOSE_SECONDS)
         self.loop.close()
         for pool in (self.pool, self.idle):
             pool.shutdown(wait=True, cancel_futures=True)

@@ -2,14 +2,13 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crfs.blobs.directories import log_directory
 from crfs.cli.mountoptions import apply_mount_options
-from crfs.cli.options import add_log_options, add_source_options, configure_log
+from crfs.cli.options import add_log_options, add_source_options, configure_log, open_log
 from crfs.formats.reference import parse_source
 from crfs.fuse.session import block_signals, interruptible
 from crfs.mount.daemon import Ready, run_in_background
@@ -66,21 +65,12 @@ def run(args: argparse.Namespace) -> int:
     log_path = (args.log_file or log_directory() / "mount.log").absolute()
 
     def work(ready: Ready) -> None:
-        log = _open_log(log_path)
+        log = open_log(log_path)
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
         _serve(args, where, fuse_options, spec, lambda: ready(log))
 
     run_in_background(work)
     return 0
-
-
-def _open_log(path: Path) -> int:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        print(f"crfs: {path}: {error.strerror}; nothing will be logged", file=sys.stderr)
-        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _serve(

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 
 
@@ -57,6 +58,16 @@ def configure_log(level: str, who: str, log: int | None = None) -> None:
         format=f"%(asctime)s {who.replace('%', '%%')}: %(levelname)s: %(message)s",
         level={"warn": "WARNING"}.get(level, level.upper()),
     )
+
+
+def open_log(path: Path) -> int:
+    """A file to log to, for a daemon; where there can't be one, nothing will be logged, and that is said."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        print(f"crfs: {path}: {error.strerror}; nothing will be logged", file=sys.stderr)
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def parse_bool(text: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from crfs import __version__
 from crfs.blobs.directories import log_directory
-from crfs.cli.options import configure_log
+from crfs.cli.options import configure_log, open_log
 from crfs.errors import CrfsError, UsageError
 from crfs.integrations.fuseoverlayfs import parse_request, parse_words
 from crfs.integrations.overlayrequest import OverlayRequest
@@ -94,7 +94,7 @@ def _cwd() -> Path:
 
 
 def _work(request: OverlayRequest, ready: Ready) -> None:
-    log = _open_log(log_directory() / "mount.log")
+    log = open_log(log_directory() / "mount.log")
     _configure_log(request, log)
     _serve(request, lambda: ready(log))
 
@@ -108,15 +108,6 @@ def _serve(request: OverlayRequest, ready: Callable[[], None]) -> None:
 
 def _configure_log(request: OverlayRequest, log: int | None = None) -> None:
     configure_log("debug" if request.debug else "warn", f"{PROGRAM}[{os.getpid()}] {request.mountpoint}", log)
-
-
-def _open_log(path: Path) -> int:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        _say(f"{path}: {error.strerror}; nothing will be logged")
-        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _say(text: str) -> None:

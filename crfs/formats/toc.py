@@ -73,5 +73,5 @@ def iter_toc(json: bytes) -> Iterator[TocEntry]:
             raise FormatError(f"the TOC has version {toc.version}, not 1")
         for raw in toc.entries:
             yield _entry.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"the TOC is malformed: {error}") from error

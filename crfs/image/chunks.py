@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 2
 # decoded bytes that may wait to be written to the disk cache; with more, whoever decodes writes them itself
 _BACKLOG_MAX = 16 << 20
+# deflate makes 258 bytes of two bits at the very best
+_RATIO_MAX = 1032
 
 
 class _Member:
@@ -250,6 +252,8 @@ def decode_member(member: list[Chunk], data: memoryview) -> list[bytes]:
 
     FormatError where it does not inflate, DigestMismatch where a chunk is not what its digest names.
     """
+    if max(chunk.inner_off + chunk.size for chunk in member) > _RATIO_MAX * len(data):
+        raise FormatError("a compressed member can't be as large as its TOC says")
     if len(member) == 1 and member[0].inner_off == 0:
         return [inflate(data, member[0].size, member[0].digest)]
     whole = memoryview(inflate(data, max(chunk.inner_off + chunk.size for chunk in member)))

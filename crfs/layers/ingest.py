@@ -184,15 +184,19 @@ async def fetch_whole(
 async def open_whole(
     blob: Blob, digest: str | None, diff_id: str | None, reason: str, store: Store, pool: Executor
 ) -> Layer:
-    """A layer out of the cache, or fetched into it. `reason` says why it is not read lazily.
+    """A layer out of the cache, where it is hashed once more, or fetched into it.
 
-    What fetch_whole() raises; FormatError where the tar is damaged.
+    `reason` says why it is not read lazily. What fetch_whole() raises; FormatError where the tar is damaged.
     """
     tar = await pooled(pool, lambda: store.find_layer(diff_id)) if diff_id else None
     format_, size = Format.TAR, None
     if tar is None:
         whole = await fetch_whole(blob, digest, diff_id, store, pool)
         tar, format_, size = whole.tar, whole.format, whole.size
-    index = await pooled(pool, functools.partial(index_tar, tar, blob.name))
+    try:
+        index = await pooled(pool, functools.partial(index_tar, tar, blob.name))
+    except FormatError:
+        store.drop_layer(tar)
+        raise
     trust = Trust.WHOLE if digest else Trust.NONE
     return Layer(digest or blob.name, format_, trust, index, blob, size, tar=tar, reason=reason)

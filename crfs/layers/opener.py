@@ -109,8 +109,6 @@ class Opener:
             return str(error)
         except CrfsError as error:
             raise type(error)(f"{blob.name}: {error}") from error
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise FormatError(f"{blob.name}: the TOC is malformed: {error}") from error
         return Toc(kind, footer.toc_off, total, index)
 
     async def _open_whole(self, blob: Blob, digest: str | None, diff_id: str | None, reason: str) -> Layer:
