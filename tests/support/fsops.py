@@ -48,6 +48,11 @@ _TYPES = {kind >> 12: stat.filemode(kind)[0] for kind in _KINDS}
 # one or two bytes, over and over
 _RUN = re.compile(rb"(.{1,2}?)\1{15,}", re.DOTALL)
 
+# a time in ns, "now" or "omit" (utimensat(2))
+Time = int | str
+_SPECIAL_TIMES = {"now": (1 << 30) - 1, "omit": (1 << 30) - 2}
+_AT_FDCWD, _AT_SYMLINK_NOFOLLOW = -100, 0x100
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -63,10 +68,12 @@ class Place:
     """What a process has of a tree: open files by number, and the inode numbers it has seen, in their order.
 
     With `numbered`, descriptions tell which inodes are the same, so that one that changes its number shows.
-    That works where a number is never used twice. Times after `since_ns` are all the same.
+    That works where a number is never used twice. With `counted` they have the numbers of links of files. Times
+    after `since_ns` are all the same.
     """
 
     numbered: bool = True
+    counted: bool = True
     since_ns: int = 0
     handles: dict[int, int] = field(default_factory=dict)
     _inodes: dict[int, int] = field(default_factory=dict)
@@ -93,7 +100,9 @@ class Place:
             f"mtime={self.when(status.st_mtime_ns)}",
         ]
         if not directory:
-            words += [f"size={status.st_size}", f"nlink={status.st_nlink}"]
+            words.append(f"size={status.st_size}")
+        if self.counted and not directory:
+            words.append(f"nlink={status.st_nlink}")
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             words.append(f"rdev={os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
         if self.numbered:
@@ -227,12 +236,17 @@ class Write(Step):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Seek(Step):
+    """In a file: offsets in directories are each file system's own."""
+
     handle: int
     offset: int
     whence: int
 
     def run(self, place: Place) -> object:
-        return os.lseek(place.handle(self.handle), self.offset, self.whence)
+        descriptor = place.handle(self.handle)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "not in directories")
+        return os.lseek(descriptor, self.offset, self.whence)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -325,14 +339,16 @@ class HandleChown(Step):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HandleUtime(Step):
+    """See `Utime`."""
+
     handle: int
-    atime_ns: int
-    mtime_ns: int
+    atime: Time
+    mtime: Time
 
     def run(self, place: Place) -> object:
         descriptor = place.handle(self.handle)
-        os.utime(descriptor, ns=(self.atime_ns, self.mtime_ns))
-        return _times(os.fstat(descriptor))
+        _utimensat(descriptor, None, (self.atime, self.mtime), 0)
+        return _times(os.fstat(descriptor), (self.atime, self.mtime))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -461,28 +477,34 @@ class Rename(Step):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RemoveTree(Step):
-    """As `rm -r` does it: names go while the directory that has them is read."""
+    """As `rm -rf` does it: names go while the directory that has them is read. Answers what would not go."""
 
     path: bytes
 
     def run(self, place: Place) -> object:
         parent, name = os.path.split(self.path.rstrip(b"/"))
         with _directory(parent or b".") as above:
-            return _remove_tree(above, name)
+            return sorted(_remove_tree(above, name))
 
 
-def _remove_tree(above: int, name: bytes) -> int:
-    removed = 1
-    with _directory(name, above) as directory:
-        while entries := list(_getdents(directory, 1024)):
-            for _, entry in entries:
-                if stat.S_ISDIR(os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode):
-                    removed += _remove_tree(directory, entry)
-                else:
-                    os.unlink(entry, dir_fd=directory)
-                    removed += 1
-    os.rmdir(name, dir_fd=above)
-    return removed
+def _remove_tree(above: int, name: bytes) -> Iterator[tuple[bytes, str]]:
+    try:
+        with _directory(name, above) as directory:
+            while entries := list(_getdents(directory, 1024)):
+                for _, entry in entries:
+                    yield from ((os.path.join(name, path), why) for path, why in _remove(directory, entry))
+        os.rmdir(name, dir_fd=above)
+    except OSError as error:
+        yield name, errno.errorcode[error.errno or 0]
+
+
+def _remove(directory: int, name: bytes) -> Iterator[tuple[bytes, str]]:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:
+        yield from _remove_tree(directory, name)
+    except OSError as error:
+        yield name, errno.errorcode[error.errno or 0]
 
 
 # ---- attributes of names
@@ -512,18 +534,17 @@ class Chown(Step):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Utime(Step):
-    """Set both times, to now without `times_ns`; answers them."""
+    """utimensat(2): a time may be "now", or "omit" to leave it as it is. Answers those that were set."""
 
     path: bytes
-    times_ns: tuple[int, int] | None = None
+    atime: Time
+    mtime: Time
     follow: bool = True
 
     def run(self, place: Place) -> object:
-        if self.times_ns is None:
-            os.utime(self.path, follow_symlinks=self.follow)
-            return "ok"
-        os.utime(self.path, ns=self.times_ns, follow_symlinks=self.follow)
-        return _times(os.stat(self.path, follow_symlinks=self.follow))
+        times = self.atime, self.mtime
+        _utimensat(_AT_FDCWD, self.path, times, 0 if self.follow else _AT_SYMLINK_NOFOLLOW)
+        return _times(os.stat(self.path, follow_symlinks=self.follow), times)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -585,8 +606,15 @@ def _xattr_flags(create: bool, replace: bool) -> int:
     return (os.XATTR_CREATE if create else 0) | (os.XATTR_REPLACE if replace else 0)
 
 
-def _times(status: os.stat_result) -> tuple[int, int]:
-    return status.st_atime_ns, status.st_mtime_ns
+def _utimensat(directory: int, path: bytes | None, times: tuple[Time, Time], flags: int) -> None:
+    pairs = [divmod(each, 10**9) if isinstance(each, int) else (0, _SPECIAL_TIMES[each]) for each in times]
+    if _libc.utimensat(directory, path, struct.pack("=4q", *pairs[0], *pairs[1]), flags):
+        raise OSError(ctypes.get_errno(), "utimensat")
+
+
+def _times(status: os.stat_result, times: tuple[Time, Time]) -> list[int]:
+    found = zip(times, (status.st_atime_ns, status.st_mtime_ns), strict=True)
+    return [now for wanted, now in found if isinstance(wanted, int)]
 
 
 # ---- looking

@@ -73,8 +73,8 @@ class Arena:
         path.mkdir()
         return path
 
-    def hand(self, root: Path | None) -> Hand:
-        return self.hands.hand(root, numbered=self.numbered)
+    def hand(self, root: Path | None, *, counted: bool = True) -> Hand:
+        return self.hands.hand(root, numbered=self.numbered, counted=counted)
 
 
 @dataclass(slots=True)
@@ -97,10 +97,10 @@ class Side:
             path.chmod(0o755)
         return cls(mounter, arena, Layers(lowers, paths[0], paths[1]), paths[2])
 
-    def mount(self, mounter: Mounter | None = None) -> None:
-        """By its own mounter, or by another."""
+    def mount(self, mounter: Mounter | None = None, *, counted: bool = True) -> None:
+        """By its own mounter, or by another; `counted` as in `Place`."""
         self._mount = (mounter or self.mounter).mount(self.layers, self.at)
-        self._hand = self.arena.hand(self.at)
+        self._hand = self.arena.hand(self.at, counted=counted)
 
     def call(self, *steps: Step) -> list[object]:
         assert self._hand is not None

@@ -42,6 +42,7 @@ class _Order:
 
     root: Path | None
     numbered: bool
+    counted: bool
     since_ns: int
 
 
@@ -87,11 +88,11 @@ class Hands:
                 cwd=Path(tests.__file__).parents[1],
             )
 
-    def hand(self, root: Path | None, *, numbered: bool = True) -> Hand:
-        """A new one; chroot(2)s into `root`."""
+    def hand(self, root: Path | None, *, numbered: bool = True, counted: bool = True) -> Hand:
+        """A new one; chroot(2)s into `root`. See `Place` for the rest."""
         ours, theirs = socket.socketpair()
         with theirs:
-            order = pickle.dumps(_Order(root, numbered, self._since_ns))
+            order = pickle.dumps(_Order(root, numbered, counted, self._since_ns))
             socket.send_fds(self._socket, [order], [theirs.fileno()])
             self._socket.recv(1)
         return Hand(Connection(ours.detach()))
@@ -115,20 +116,21 @@ def hands() -> Iterator[Hands]:
 class Compare(Step):
     """`compare_trees` with the paths of a hand that has no root of its own.
 
-    Times of now are as good as each other, sizes and link counts of directories nobody's business.
+    Times of now are as good as each other, link counts of directories nobody's business, and those of files only
+    where they are `counted`.
     """
 
     mount: Path
     oracle: Path
-    ignored: frozenset[bytes] = frozenset()
+    counted: bool = True
 
     def run(self, place: Place) -> object:
         left, right = _statuses(self.mount), _statuses(self.oracle)
         both = left.keys() & right.keys()
         recent = {path for path in both if _recent(left[path], place) and _recent(right[path], place)}
         found = compare_trees(self.mount, self.oracle, untimed=recent)
-        passed = tuple(f"{path!r} nlink: " for path in both if stat.S_ISDIR(left[path].st_mode))
-        passed += tuple(f"{path!r} " for path in self.ignored)
+        uncounted = {path for path in both if stat.S_ISDIR(left[path].st_mode) or not self.counted}
+        passed = tuple(f"{path!r} nlink: " for path in uncounted)
         return [line for line in found if not line.startswith(passed)]
 
 
@@ -153,7 +155,7 @@ def _serve(connection: Connection, order: _Order) -> None:
     if order.root is not None:
         os.chroot(order.root)
         os.chdir("/")
-    place = Place(order.numbered, order.since_ns)
+    place = Place(order.numbered, order.counted, order.since_ns)
     while True:
         try:
             steps: Sequence[Step] = connection.recv()

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.support.fsops import Step
 from tests.support.overlaymounts import mounters
 from tests.t6_mount.overlay.arena import arena_in
+from tests.t6_mount.overlay.pair import Pair
 from tests.t6_mount.overlay.search import attempt
 
 
@@ -17,6 +18,6 @@ def replay(trial: str, stack: str, steps: Sequence[Step], *, looking: bool) -> N
     """Print the first difference, and exit with 1 if there is one. An argument names another overlay to try."""
     name = sys.argv[1] if len(sys.argv) > 1 else trial
     with tempfile.TemporaryDirectory() as directory, arena_in(Path(directory)) as arena:
-        mismatch = attempt(arena, mounters({})[name], None, stack, steps, looking=looking)
+        mismatch = attempt(Pair(arena, stack, mounters({})[name], looking=looking), steps)
     print(f"{name}: {mismatch or 'no difference'}")
     sys.exit(mismatch is not None)

@@ -16,8 +16,6 @@ from hypothesis.errors import HypothesisException
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.fsops import Step
-from tests.support.overlaymounts import Mounter
-from tests.t6_mount.overlay.arena import Arena
 from tests.t6_mount.overlay.machine import Examples
 from tests.t6_mount.overlay.pair import Mismatch, Pair
 from tests.t6_mount.overlay.rules import RandomSteps
@@ -31,7 +29,6 @@ _SCRIPT = '''\
 import os
 
 from tests.support.fsops import *
-from tests.t6_mount.overlay.machine import Examples
 from tests.t6_mount.overlay.pair import Remount
 from tests.t6_mount.overlay.replay import replay
 
@@ -93,11 +90,9 @@ def _settings(number: int, steps: int) -> settings:
     )
 
 
-def attempt(
-    arena: Arena, trial: Mounter, oracle: Mounter | None, stack: str, steps: Sequence[Step], *, looking: bool
-) -> Mismatch | None:
+def attempt(pair: Pair, steps: Sequence[Step]) -> Mismatch | None:
     """What is different after these steps, if anything."""
-    with contextlib.closing(Pair(arena, stack, trial, oracle, looking=looking)) as pair:
+    with contextlib.closing(pair):
         try:
             pair.mount()
             for step in steps:
@@ -128,9 +123,7 @@ def _shorter(finding: Finding, examples: Examples, size: int, deadline: float) -
     while end > 0 and time.monotonic() < deadline:
         start = max(0, end - size)
         steps = finding.steps[:start] + finding.steps[end:]
-        mismatch = attempt(
-            examples.arena, examples.trial, examples.oracle, finding.stack, steps, looking=finding.looking
-        )
+        mismatch = attempt(examples.new_pair(finding.stack, looking=finding.looking), steps)
         if mismatch is not None and mismatch.kind == finding.mismatch.kind:
             finding = replace(finding, steps=steps, mismatch=mismatch)
         end = start

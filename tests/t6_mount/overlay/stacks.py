@@ -271,6 +271,23 @@ def _beside_links(layer: Layer) -> None:
     layer.link(b"two/own", b"two/own-too")
 
 
+def _moved(layer: Layer) -> None:
+    """Over `_rich`: directories that were renamed, as overlayfs marks them, within their parent and away from it."""
+    layer.directory(b"moved", 0o777)
+    layer.xattr(b"moved", "trusted.overlay.redirect", b"dir")
+    layer.whiteout(b"dir")
+    layer.file(b"moved/new", b"n")
+    layer.directory(b"moved/deeper", 0o777)
+    layer.xattr(b"moved/deeper", "trusted.overlay.redirect", b"/x")
+    layer.whiteout(b"x")
+    layer.whiteout(b"moved/deeper/other")
+    # where a directory was, there is another that has nothing of it
+    layer.directory(b"home", 0o777)
+    layer.opaque(b"home")
+    layer.directory(b"home/old", 0o755, (1000, 1000))
+    layer.xattr(b"home/old", "trusted.overlay.redirect", b"/home")
+
+
 def hollow(layer: Layer) -> None:
     """Whiteouts in a directory that no other layer has: the kernel's readdir shows them, its lookup does not."""
     layer.directory(b"hollow", 0o777)
@@ -282,6 +299,7 @@ STACKS: dict[str, Stack] = {
     "small": [small],
     "rich": [_rich],
     "layered": [_rich, _changes, _more_changes],
+    "moved": [_rich, _moved],
     "deep": [_deep, _deep_changes],
     "links": [_links, _beside_links],
 }
