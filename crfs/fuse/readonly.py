@@ -121,7 +121,7 @@ class ReadOnly(llfuse.Operations):
 
     @handler
     def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
-        return list(self._tree.xattrs(inode))
+        return listable(self._tree.xattrs(inode), ctx.uid)
 
     @handler
     def statfs(self, ctx: llfuse.RequestContext) -> llfuse.StatvfsData:

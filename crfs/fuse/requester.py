@@ -5,6 +5,7 @@ import functools
 import os
 import select
 import signal
+from collections.abc import Iterable
 
 _SIGKILL = 1 << (signal.SIGKILL - 1)
 
@@ -47,3 +48,8 @@ def _find_device() -> int | None:
             if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
                 return int(name)
     return None
+
+
+def listable(names: Iterable[bytes], uid: int) -> list[bytes]:
+    """Names of extended attributes that a user is shown: `trusted.` is root's (xattr(7))."""
+    return [name for name in names if uid == 0 or not name.startswith(b"trusted.")]

@@ -15,7 +15,7 @@ import llfuse
 
 from crfs.fuse.handler import handler
 from crfs.fuse.reply import no_entry
-from crfs.fuse.requester import is_dying
+from crfs.fuse.requester import is_dying, listable
 from crfs.fuse.view import View
 from crfs.overlay.files import Changes
 from crfs.overlay.lower import Attributes
@@ -246,6 +246,7 @@ class Writable(llfuse.Operations):
         made.f_bsize, made.f_frsize = info.f_bsize, info.f_frsize
         made.f_blocks, made.f_bfree, made.f_bavail = info.f_blocks, info.f_bfree, info.f_bavail
         made.f_files, made.f_ffree, made.f_favail = info.f_files, info.f_ffree, info.f_favail
+        made.f_namemax = info.f_namemax
         return made
 
     @handler
@@ -258,7 +259,7 @@ class Writable(llfuse.Operations):
     def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
         self._need_xattrs()
         node = self._overlay.node(inode)
-        return self._overlay.files.listxattr(node)
+        return listable(self._overlay.files.listxattr(node), ctx.uid)
 
     def _need_xattrs(self) -> None:
         """ENOSYS once, and the kernel asks no more."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from crfs.overlay.copyup import CopyUp
 from crfs.overlay.lookup import Lookup
 from crfs.overlay.lower import Attributes, GivenUp, OpenLower
-from crfs.overlay.marks import is_acl, is_private
+from crfs.overlay.marks import NAMESPACES, is_acl, is_private
 from crfs.overlay.node import Node, NodeTable
 from crfs.overlay.upper import Upper
 
@@ -220,7 +220,7 @@ class Files:
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """One extended attribute; ENODATA where there is none."""
-        if is_acl(name):
+        if is_acl(name) or not name.startswith(NAMESPACES):
             raise _fail(errno.EOPNOTSUPP)
         with self._lock:
             if is_private(name) or name not in self._names_locked(node):

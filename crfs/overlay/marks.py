@@ -13,6 +13,8 @@ USER = b"user.overlay."
 _FUSE_OVERLAYFS = (b"user.fuseoverlayfs.", b"security.fuseoverlayfs.", b"trusted.fuseoverlayfs.")
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
+# the kinds of extended attributes that there are (xattr(7))
+NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
