@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from crfs.registry.server import Registry
+from tests.support.dockerregistry import need_root
 from tests.support.layers import Dir, Entry, File
 from tests.support.mounting import Crfs
 from tests.t6_mount.images import estargz_layer, noise, noisy, push, tar_layer, write_layout
@@ -124,6 +125,7 @@ def test_place_that_is_not_empty(source: str, crfs: Crfs) -> None:
 
 
 def test_mount_in_a_mount(source: str, crfs: Crfs) -> None:
+    need_root()
     outer = crfs.mount(source)
     crfs.mount(source, at=outer / "dir")
     check(outer / "dir")

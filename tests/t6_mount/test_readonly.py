@@ -81,8 +81,7 @@ def test_should_fail_write(root: Path, write: Callable[[Path], object]) -> None:
 
 
 def test_nothing_has_changed(root: Path) -> None:
-    names = {str(path.relative_to(root)) for path in root.rglob("*")}
-    assert names == {entry.name for entry in ENTRIES[1:]}
+    assert set(os.listdir(root)) == {entry.name.partition("/")[0] for entry in ENTRIES[1:]}
     assert (root / "file").read_bytes() == b"content"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from crfs.formats.platforms import host_platform
 from crfs.registry.server import Registry
-from tests.support.faults import FaultProxy, FlipByte
+from tests.support.faults import FaultProxy, FlipByte, Stall
 from tests.support.layers import Dir, Entry, File, Hardlink, opaque, whiteout
 from tests.support.mounting import Crfs, wait_until
 from tests.t6_mount.images import (
@@ -155,6 +155,15 @@ def test_unverified_stargz_is_read_at_once(crfs: Crfs, registry: Registry) -> No
     assert (registry.counters - before).bytes_sent > len(layer.data)
 
 
+def read_past_the_kernel(path: Path) -> bytes:
+    """A file's first page, from crfs and not from what the kernel remembers."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        return os.pread(descriptor, 4096, 0)
+    finally:
+        os.close(descriptor)
+
+
 def test_should_fail_unverified_layer_that_turns_out_to_be_another(crfs: Crfs, registry: Registry) -> None:
     """The TOC and all that is asked for by ranges is right, the layer as a whole is not."""
     names = ["one", "two", "three"]
@@ -162,16 +171,29 @@ def test_should_fail_unverified_layer_that_turns_out_to_be_another(crfs: Crfs, r
     good = estargz_layer([noisy("other", LARGE)])
     source = push(registry.address, "forged", lazy, good)
     with FaultProxy(f"http://{registry.address}") as proxy:
-        proxy.use(FlipByte(path=lazy.digest, range="^$", at=100))
+        # what is fetched whole is asked for without a range
+        proxy.use(FlipByte(path=lazy.digest, range="^$", at=100), Stall(path=lazy.digest, range="^$"))
         at = crfs.mount(source.replace(registry.address, proxy.host), "--allow-unverified")
+        assert read_past_the_kernel(at / "one") == noise("one", LARGE)[:4096]
+        proxy.release()
         wait_until(lambda: "reads from it fail from now on" in crfs.log, 10)
+        assert lazy.digest in crfs.log
         for name in names:
             with pytest.raises(OSError, match="Input/output error"):
-                (at / name).read_bytes()
+                read_past_the_kernel(at / name)
         assert (at / "other").read_bytes() == noise("other", LARGE)
         assert sorted(os.listdir(at)) == sorted([*names, "other"])
-        assert f"{lazy.digest}" in crfs.log
         crfs.umount(at)
+
+
+def test_unmounted_while_a_layer_is_verified(crfs: Crfs, registry: Registry) -> None:
+    source = push(registry.address, "verifying", stargz_layer(ENTRIES))
+    with FaultProxy(f"http://{registry.address}", Stall(path="/blobs/", range="^$")) as proxy:
+        at = crfs.mount(source.replace(registry.address, proxy.host), "--allow-unverified")
+        check(at)
+        wait_until(lambda: any("Range" not in seen.headers for seen in proxy.seen("GET", "/blobs/")), 10)
+        crfs.umount(at)
+        assert not crfs.leftovers()
 
 
 def test_cache_is_shared_by_images(crfs: Crfs, registry: Registry) -> None:
