@@ -15,7 +15,7 @@ import llfuse
 from crfs._native.index import Tree
 from crfs.fuse import reply
 from crfs.fuse.handler import handler
-from crfs.fuse.requester import has_left
+from crfs.fuse.requester import has_left, listable
 
 # a reply to readdir holds 4 KiB, and an entry takes 32 bytes at the least
 _ENTRIES_MAX = 128
