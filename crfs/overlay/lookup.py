@@ -42,6 +42,8 @@ class Lookup:
         known = parent.children.get(name)
         if known is not None:
             return known
+        if parent.is_orphan:
+            return None
         if len(name) > 255:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if parent.upper and self._upper:
@@ -165,9 +167,11 @@ class Lookup:
         if node.upper and self._upper:
             info = self._upper.stat(node)
             shown = attributes_of(info)
-            return _merged(shown) if node.is_dir and node.lowers else shown
+            return _merged(shown) if node.is_dir and node.lowers and not node.is_orphan else shown
         lower, found = node.lowers[0]
         shown = lower.attributes(found.handle)
+        if node.is_orphan:
+            return replace(shown, nlink=0)
         if len(node.lowers) > 1:
             return _merged(shown)
         return _fewer_links(shown, node.removed) if node.removed else shown

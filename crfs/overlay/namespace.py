@@ -174,10 +174,11 @@ class Namespace:
             if not self._lookup.is_empty(node):
                 raise _fail(errno.ENOTEMPTY)
             self._copy_up.directory(parent)
+            self._upper.keep(node)
             self._upper.white_out(parent, name)
         else:
+            self._upper.keep(node)
             self._remove_upper_dir(node, parent, name)
-        self._upper.let_go(node)
         self._table.unname(node, parent, name)
 
     def _remove_upper_dir(self, node: Node, parent: Node, name: bytes) -> None:
@@ -209,11 +210,11 @@ class Namespace:
             self._mark_moved(node, covers_lower)
         if target is not None and target.is_dir and target.upper:
             self._clear(target)
+            self._upper.keep(target)
         self._move(node, old_parent, old, new_parent, new, hides_lower)
         if target is not None:
             if not target.upper and not target.is_dir:
                 target.removed += 1
-            self._upper.let_go(target) if target.is_dir else None
             self._table.unname(target, new_parent, new)
         self._rename_in_memory(node, old_parent, old, new_parent, new)
 

@@ -96,7 +96,7 @@ class Overlay:
 
     def _drop(self, node: Node) -> None:
         for gone in self._table.drop(node):
-            if gone.is_dir and self._upper is not None:
+            if gone.is_dir and gone.upper and self._upper is not None:
                 self._upper.let_go(gone)
             close_files(gone)
 

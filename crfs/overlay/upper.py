@@ -60,9 +60,15 @@ class Upper:
             old.upper_fd = -1
         return node.upper_fd
 
+    def keep(self, node: Node) -> None:
+        """Before an upper directory is removed: its descriptor is all that will lead to it."""
+        if node.upper and node.nlookup and node.parent is not None:
+            self.dir_fd(node)
+            del self._kept[node.ino]
+
     def let_go(self, node: Node) -> None:
         """Close a directory's descriptor: the directory is gone, or nobody knows it any more."""
-        if self._kept.pop(node.ino, None) is not None:
+        if self._kept.pop(node.ino, None) is not None or (node.is_orphan and node.upper_fd >= 0):
             os.close(node.upper_fd)
             node.upper_fd = -1
 
@@ -77,8 +83,8 @@ class Upper:
         """What is on disk."""
         if node.upper_fd >= 0:
             return os.fstat(node.upper_fd)
-        assert node.parent is not None
-        assert node.name is not None
+        if node.parent is None or node.name is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return os.stat(node.name, dir_fd=self.dir_fd(node.parent), follow_symlinks=False)
 
     def staged_name(self) -> bytes:
