@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.fsops import Step
-from tests.support.overlaymounts import Layers, Mount, Mounter
+from tests.support.overlaymounts import FuseMount, Layers, Mount, Mounter
 from tests.t6_mount.overlay.hand import Hand, Hands, hands
 from tests.t6_mount.overlay.stacks import STACKS, build
 
@@ -102,9 +102,40 @@ class Side:
         self._mount = (mounter or self.mounter).mount(self.layers, self.at)
         self._hand = self.arena.hand(self.at, counted=counted)
 
-    def call(self, *steps: Step) -> list[object]:
+    @property
+    def upper(self) -> Path:
+        """The upper directory."""
+        assert self.layers.upper is not None
+        return self.layers.upper
+
+    @property
+    def work(self) -> Path:
+        """The work directory."""
+        assert self.layers.work is not None
+        return self.layers.work
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the daemon, where there is one."""
+        return self._mount.pids if isinstance(self._mount, FuseMount) else []
+
+    def left_over(self) -> list[Path]:
+        """What takes space in the work directory: a whiteout is kept for use, and directories are its own."""
+        return [path for path in self.work.rglob("*") if stat.S_ISREG(path.lstat().st_mode)]
+
+    def remount(self) -> None:
+        """Unmount and mount again."""
+        self.unmount()
+        self.mount()
+
+    @property
+    def hand(self) -> Hand:
+        """Who uses it, while it is mounted."""
         assert self._hand is not None
-        return self._hand.call(*steps)
+        return self._hand
+
+    def call(self, *steps: Step) -> list[object]:
+        return self.hand.call(*steps)
 
     def unmount(self) -> None:
         assert self._mount is not None
@@ -123,6 +154,17 @@ class Side:
         if self._hand is not None:
             self._hand.close()
             self._hand = None
+
+
+@contextlib.contextmanager
+def mounted(mounter: Mounter, arena: Arena, lowers: tuple[Path, ...], base: Path) -> Iterator[Side]:
+    """An overlay with an empty upper directory below `base`, gone afterwards."""
+    side = Side.create(mounter, arena, lowers, base)
+    try:
+        side.mount()
+        yield side
+    finally:
+        side.close()
 
 
 def signature(roots: Sequence[Path]) -> dict[bytes, tuple[int, ...]]:

@@ -1,13 +1,18 @@
 """Overlays need root, FUSE and the kernel's overlayfs; an arena has a file system of its own for each module."""
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.dockerregistry import lacking, need_root
 from tests.support.mounting import Crfs
-from tests.support.overlaymounts import FuseOverlay, KernelOverlay, crfs_overlayfs
+from tests.support.overlaymounts import FuseOverlay, KernelOverlay, Mounter, crfs_overlayfs
 from tests.t6_mount.overlay.arena import Arena, arena_in
+
+# of a small disk
+DISK_SIZE = 8 << 20
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +36,34 @@ def crfs_overlay(crfs: Crfs) -> FuseOverlay:
     if reason := mounter.missing():
         pytest.skip(reason)
     return mounter
+
+
+@pytest.fixture(params=["kernel", "crfs"])
+def overlay(request: pytest.FixtureRequest) -> Mounter:
+    """Ours, and the kernel's, by which the test itself is judged."""
+    if request.param == "kernel":
+        return KernelOverlay(index=True)
+    ours: FuseOverlay = request.getfixturevalue("crfs_overlay")
+    return ours
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of `DISK_SIZE` bytes and of few inodes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if request.param == "tmpfs":
+        words = ["-t", "tmpfs", "-o", f"size={DISK_SIZE},nr_inodes=100", "small"]
+    else:
+        image = tmp_path / "image"
+        with image.open("wb") as file:
+            file.truncate(DISK_SIZE)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-N", "112", image], check=True)
+        words = ["-o", "loop", str(image)]
+    done = subprocess.run(["mount", *words, disk], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lacking(f"no {request.param} of a size of one's own: {done.stderr}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

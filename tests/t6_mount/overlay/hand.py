@@ -55,14 +55,21 @@ class Hand:
 
     def call(self, *steps: Step, seconds: float = _SECONDS) -> list[object]:
         """The answers of some steps; HandLost if they do not come."""
-        try:
+        self.start(*steps)
+        return self.answers(seconds)
+
+    def start(self, *steps: Step) -> None:
+        """Have some steps taken, and do not wait for their `answers`."""
+        with _life():
             self._connection.send(steps)
+
+    def answers(self, seconds: float = _SECONDS) -> list[object]:
+        """Those of the steps that were started."""
+        with _life():
             if not self._connection.poll(seconds):
                 raise HandLost(f"no answer in {seconds} s")
-            answers: list[object] = self._connection.recv()
-        except (EOFError, ConnectionError) as error:
-            raise HandLost("the process that called has died") from error
-        return answers
+            found: list[object] = self._connection.recv()
+        return found
 
     def close(self) -> None:
         """End it, however stuck; all its files are closed then."""
@@ -72,6 +79,14 @@ class Hand:
             while self._connection.poll(_SECONDS):
                 self._connection.recv()
         self._connection.close()
+
+
+@contextlib.contextmanager
+def _life() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        raise HandLost("the process that called has died") from error
 
 
 class Hands:

@@ -177,10 +177,7 @@ class Pair:
     def _copy(self, name: str) -> Side:
         """Another side, for the kernel, with a copy of the oracle's upper directory."""
         copy = Side.create(KernelOverlay(), self._arena, self._lowers, self._base / name)
-        source, target = self._oracle.layers.upper, copy.layers.upper
-        assert source is not None
-        assert target is not None
-        subprocess.run(["cp", "-aT", source, target], check=True)
+        subprocess.run(["cp", "-aT", self._oracle.upper, copy.upper], check=True)
         return copy
 
     def _check_lowers(self) -> None:

@@ -1,0 +1,175 @@
+"""A daemon that is killed in the middle of its work: what was done stays, the rest is as it was, and no file is
+half of something, whoever mounts the upper directory next.
+"""
+
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.fsops import Chmod, Failed, Open, Rename, SetXattr, Step, Unlink, Write
+from tests.support.overlaymounts import FuseOverlay, KernelOverlay
+from tests.t6_mount.overlay.arena import Arena, Side, mounted
+from tests.t6_mount.overlay.stacks import Layer, build
+
+FILES = 100
+# what is worked on until the daemon is killed
+PORTION = 25
+OLD = b"an old line of many\n" * 20_000
+MORE = b"and a new one\n"
+NEW = b"all new\n" * 1000
+APPEND = os.O_WRONLY | os.O_APPEND
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
+def _fill(layer: Layer) -> None:
+    """Files of 400 kB, which take a while to copy; files of two names; directories."""
+    for number in range(FILES):
+        layer.file(b"file%d" % number, OLD, 0o640, (1000, 1000))
+        layer.xattr(b"file%d" % number, "user.a", b"kept")
+        layer.file(b"one%d" % number, OLD)
+        layer.link(b"one%d" % number, b"two%d" % number)
+        layer.directory(b"dir%d" % number)
+        layer.file(b"dir%d/file" % number, b"inside")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The steps for one number, and whether what a tree has of that number is as before or as after them.
+
+    `state` fails where it is neither, nor anything that may be between two steps.
+    """
+
+    steps: Callable[[bytes], tuple[Step, ...]]
+    state: Callable[[Path, int], str]
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _one_of(found: object, **states: object) -> str:
+    return next(name for name, state in states.items() if found == state)
+
+
+def _appended(root: Path, number: int) -> str:
+    path = root / f"file{number}"
+    assert (path.stat().st_mode & 0o7777, path.stat().st_uid) == (0o640, 1000)
+    assert os.getxattr(path, "user.a") == b"kept"
+    return _one_of(path.read_bytes(), before=OLD, after=OLD + MORE)
+
+
+def _appended_to_both(root: Path, number: int) -> str:
+    found = [
+        _one_of((root / f"{name}{number}").read_bytes(), before=OLD, after=OLD + MORE)
+        for name in ("one", "two")
+    ]
+    assert found[0] == found[1]
+    return found[0]
+
+
+def _attributed(root: Path, number: int) -> str:
+    path = root / f"file{number}"
+    assert path.read_bytes() == OLD
+    found = path.stat().st_mode & 0o7777, os.getxattr(path, "user.a")
+    return _one_of(found, before=(0o640, b"kept"), between=(0o600, b"kept"), after=(0o600, b"new"))
+
+
+def _replaced(root: Path, number: int) -> str:
+    found = _content(root / f"file{number}"), _content(root / f"new{number}")
+    if found in ((OLD, b""), (OLD, NEW)):
+        return "between"
+    return _one_of(found, before=(OLD, None), after=(NEW, None))
+
+
+def _renamed(root: Path, number: int) -> str:
+    found = _content(root / f"file{number}"), _content(root / f"new{number}")
+    return _one_of(found, before=(OLD, None), after=(None, OLD))
+
+
+def _directory_renamed(root: Path, number: int) -> str:
+    found = _content(root / f"dir{number}/file"), _content(root / f"new{number}/file")
+    return _one_of(found, before=(b"inside", None), after=(None, b"inside"))
+
+
+def _removed(root: Path, number: int) -> str:
+    return _one_of(_content(root / f"file{number}"), before=OLD, after=None)
+
+
+WORKS = {
+    "append": Work(lambda n: (Open(0, b"file" + n, APPEND), Write(0, MORE)), _appended),
+    "append to one of two names": Work(
+        lambda n: (Open(0, b"one" + n, APPEND), Write(0, MORE)), _appended_to_both
+    ),
+    "attributes": Work(
+        lambda n: (Chmod(b"file" + n, 0o600), SetXattr(b"file" + n, "user.a", b"new")), _attributed
+    ),
+    "replace": Work(
+        lambda n: (Open(0, b"new" + n, CREATE), Write(0, NEW), Rename(b"new" + n, b"file" + n)), _replaced
+    ),
+    "rename": Work(lambda n: (Rename(b"file" + n, b"new" + n),), _renamed),
+    "rename directories": Work(lambda n: (Rename(b"dir" + n, b"new" + n),), _directory_renamed),
+    "remove": Work(lambda n: (Unlink(b"file" + n),), _removed),
+}
+
+
+@pytest.fixture(scope="module")
+def lowers(arena: Arena) -> tuple[Path, ...]:
+    return build([_fill], arena.new_directory())
+
+
+@pytest.fixture
+def side(arena: Arena, crfs_overlay: FuseOverlay, lowers: tuple[Path, ...]) -> Iterator[Side]:
+    with mounted(crfs_overlay, arena, lowers, arena.new_directory()) as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", WORKS.values(), ids=WORKS)
+def test_killed_at_work(side: Side, work: Work) -> None:
+    """Each time further on, with whatever the times before have left in the work directory."""
+    states, order = ["before"] * FILES, random.Random(1).sample(range(FILES), FILES)
+    caught = 0
+    for first in range(0, FILES, PORTION):
+        numbers = order[first : first + PORTION]
+        answers = _killed_after(side, work, numbers, 1 + first // 5)
+        side.mount()
+        for number, wanted in zip(numbers, answers, strict=True):
+            states[number] = work.state(side.at, number)
+            assert wanted in (states[number], "in flight"), number
+        caught += "before" in answers
+        assert [work.state(side.at, number) for number in range(FILES)] == states
+        assert side.left_over() == []
+    side.unmount()
+    side.mount(KernelOverlay())
+    assert [work.state(side.at, number) for number in range(FILES)] == states
+    assert caught > 1, "it was always too late"
+
+
+def _killed_after(side: Side, work: Work, numbers: list[int], entries: int) -> list[str]:
+    """Have the work done; kill the daemon once there are so many more entries in the upper directory.
+
+    For each number whether the daemon has said that all was done (`after`), or no more than begun (`in flight`).
+    """
+    pids, wanted = side.pids, len(os.listdir(side.upper)) + entries
+    steps = [work.steps(b"%d" % number) for number in numbers]
+    side.hand.start(*itertools.chain(*steps))
+    deadline = time.monotonic() + 10
+    while len(os.listdir(side.upper)) < wanted and time.monotonic() < deadline:
+        pass
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    answers = iter(side.hand.answers())
+    side.close()
+    done = [
+        "before" if Failed in map(type, itertools.islice(answers, len(each))) else "after" for each in steps
+    ]
+    if "before" in done:
+        done[done.index("before")] = "in flight"
+    return done
