@@ -89,6 +89,13 @@ def test_getfattr_dumps_them(root: Path) -> None:
     assert run_program("getfattr", "-R", "-d", "-m", "-", "none", cwd=root) == b""
 
 
+def test_trusted_ones_are_listed_to_root_alone(root: Path) -> None:
+    need_programs(["getfattr"])
+    listed = run_program("getfattr", "-m", "-", "file", cwd=root, user=65534).decode()
+    assert "user.bytes\n" in listed
+    assert "trusted" not in listed
+
+
 def test_image_without_any(registry: Registry, crfs: Crfs) -> None:
     at = crfs.mount(push(registry.address, "no-xattrs", estargz_layer(SMALL)))
     for _ in range(2):
