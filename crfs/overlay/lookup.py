@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from crfs.overlay.lower import Attributes, Found, Lower, attributes_of
 from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, is_whiteout, read_marks
-from crfs.overlay.node import Node, NodeTable, Part
+from crfs.overlay.node import Node, NodeTable, Part, origin_of
 from crfs.overlay.upper import Upper
 
 # numbers of upper objects, and of those of the lower trees from the second on, are moved out of each other's way
@@ -79,14 +79,8 @@ class Lookup:
             node = self.table.add(_UPPER + info.st_ino, info.st_mode, parent, name)
             self.table.set_upper(node, info.st_ino)
         else:
-            self._rename_known(node, parent, name)
+            self.table.add_name(node, parent, name)
         return node
-
-    def _rename_known(self, node: Node, parent: Node, name: bytes) -> None:
-        """A node was found by one more of its names."""
-        parent.children[name] = node
-        if node.parent is None:
-            node.parent, node.name = parent, name
 
     def _add_lower_parts(self, node: Node, parent: Node) -> None:
         """Find what an upper directory is merged with, and take its number from there."""
@@ -99,6 +93,8 @@ class Lookup:
             parts = self.lower_parts(parent.lowers, node.name)
         else:
             parts = self._redirected(marks.redirect, parent.lowers, self._lowers)
+            absolute = marks.redirect.startswith(b"/")
+            node.redirect = marks.redirect if absolute else origin_of(parent) + b"/" + marks.redirect
         if parts and stat.S_ISDIR(parts[0][1].mode):
             self.table.set_lowers(node, parts)
 
@@ -146,7 +142,7 @@ class Lookup:
         is_dir = stat.S_ISDIR(parts[0][1].mode)
         node = None if is_dir else self.table.find_lower(parts[0])
         if node is not None:
-            self._rename_known(node, parent, name)
+            self.table.add_name(node, parent, name)
             return node
         node = self.table.add(self.number(parts[0]), parts[0][1].mode, parent, name)
         self.table.set_lowers(node, parts)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from crfs.overlay.copyup import CopyUp
 from crfs.overlay.lookup import Lookup
-from crfs.overlay.node import ROOT_INODE, Node, NodeTable
+from crfs.overlay.node import ROOT_INODE, Node, NodeTable, origin_of
 from crfs.overlay.renameat import EXCHANGE, WHITEOUT, renameat2
 from crfs.overlay.upper import Upper
 
@@ -147,7 +147,7 @@ class Namespace:
             staged, work = self._upper.staged_name(), self._upper.work_fd
             os.link(node.name, staged, src_dir_fd=source_fd, dst_dir_fd=work, follow_symlinks=False)
             self._upper.place(staged, parent, name)
-        parent.children[name] = node
+        self._table.add_name(node, parent, name)
 
     def unlink(self, parent: Node, name: bytes) -> None:
         """Remove a name of what is no directory."""
@@ -174,11 +174,12 @@ class Namespace:
             if not self._lookup.is_empty(node):
                 raise _fail(errno.ENOTEMPTY)
             self._copy_up.directory(parent)
-            self._upper.keep(node)
+            self._upper.hold(node)
             self._upper.white_out(parent, name)
         else:
-            self._upper.keep(node)
+            self._upper.hold(node)
             self._remove_upper_dir(node, parent, name)
+        self._upper.keep(node)
         self._table.unname(node, parent, name)
 
     def _remove_upper_dir(self, node: Node, parent: Node, name: bytes) -> None:
@@ -210,13 +211,16 @@ class Namespace:
             self._mark_moved(node, covers_lower)
         if target is not None and target.is_dir and target.upper:
             self._clear(target)
-            self._upper.keep(target)
+            self._upper.hold(target)
         self._move(node, old_parent, old, new_parent, new, hides_lower)
         if target is not None:
             if not target.upper and not target.is_dir:
                 target.removed += 1
+            if target.is_dir:
+                self._upper.keep(target)
             self._table.unname(target, new_parent, new)
-        self._rename_in_memory(node, old_parent, old, new_parent, new)
+        self._table.unname(node, old_parent, old)
+        self._table.add_name(node, new_parent, new)
 
     def _check_target(self, node: Node, target: Node | None) -> None:
         if target is None:
@@ -232,8 +236,9 @@ class Namespace:
         """A merged directory takes its lower parts along; another one must not get any at its new place."""
         path = self._upper.path(node)
         if node.lowers:
-            lower, found = node.lowers[0]
-            self._upper.mark(path, b"redirect", b"/" + lower.path(found.handle))
+            origin = origin_of(node)
+            self._upper.mark(path, b"redirect", origin)
+            node.redirect = origin
         elif covers_lower:
             self._upper.mark(path, b"opaque", b"y")
 
@@ -267,14 +272,6 @@ class Namespace:
                 raise
             os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
             self._upper.white_out(old_parent, old)
-
-    @staticmethod
-    def _rename_in_memory(node: Node, old_parent: Node, old: bytes, new_parent: Node, new: bytes) -> None:
-        if old_parent.children.get(old) is node:
-            del old_parent.children[old]
-        new_parent.children[new] = node
-        if node.is_dir or node.parent is None or (node.parent is old_parent and node.name == old):
-            node.parent, node.name = new_parent, new
 
     def _found(self, parent: Node, name: bytes) -> Node:
         node = self._lookup.find(parent, name)

@@ -6,7 +6,6 @@ and all names of it share one node, so that a copy-up shows through each of them
 
 import stat
 from collections.abc import Iterator
-from typing import Any
 
 from crfs.overlay.lower import Found, Lower, OpenLower
 
@@ -21,6 +20,7 @@ _STEP = 1 << 57
 class Node:
     """One inode. `parent` and `name` are one of its names; both are None once it has none left.
 
+    `others` are the further names of a file that have been met.
     `upper`: it exists in the upper directory, there under `name` in the parent's. `lowers`: what it is made of
     below, topmost first; several only for a directory. `removed` counts the names that a lower file has lost.
     """
@@ -34,7 +34,9 @@ class Node:
         "name",
         "nlookup",
         "opens",
+        "others",
         "parent",
+        "redirect",
         "removed",
         "upper",
         "upper_fd",
@@ -48,6 +50,7 @@ class Node:
         self.mode = mode
         self.parent = parent
         self.name = name
+        self.others: list[tuple[Node, bytes]] = []
         self.upper = False
         self.upper_ino = 0
         self.lowers: list[Part] = []
@@ -55,6 +58,8 @@ class Node:
         self.nlookup = 0
         self.opens = 0
         self.removed = 0
+        # where a directory that was moved has its lower parts, from the root of the lower trees on
+        self.redirect: bytes | None = None
         # a directory's descriptor, or an open file's
         self.upper_fd = -1
         self.writable_fd = False
@@ -120,12 +125,22 @@ class NodeTable:
         if lowers and not node.is_dir:
             self._by_lower[_lower_key(lowers[0])] = node
 
+    def add_name(self, node: Node, parent: Node, name: bytes) -> None:
+        """A node has one more name, or is met by one more."""
+        parent.children[name] = node
+        if node.parent is None:
+            node.parent, node.name = parent, name
+        elif (node.parent, node.name) != (parent, name) and (parent, name) not in node.others:
+            node.others.append((parent, name))
+
     def unname(self, node: Node, parent: Node, name: bytes) -> None:
-        """A name is gone. A node that knows another one of its names takes that."""
+        """A name is gone. Another one that has been met takes its place."""
         if parent.children.get(name) is node:
             del parent.children[name]
-        if node.parent is parent and node.name == name:
-            node.parent, node.name = None, None
+        if (parent, name) in node.others:
+            node.others.remove((parent, name))
+        elif node.parent is parent and node.name == name:
+            node.parent, node.name = node.others.pop() if node.others else (None, None)
 
     def drop(self, node: Node) -> Iterator[Node]:
         """Forget a node that nobody refers to, and then its parents; yields each, for its files to be closed."""
@@ -137,6 +152,9 @@ class NodeTable:
             if node.lowers and not node.is_dir and self._by_lower.get(_lower_key(node.lowers[0])) is node:
                 del self._by_lower[_lower_key(node.lowers[0])]
             yield node
+            for above, other in node.others:
+                if above.children.get(other) is node:
+                    del above.children[other]
             parent, name = node.parent, node.name
             if parent is None or name is None:
                 return
@@ -150,11 +168,10 @@ def _lower_key(part: Part) -> tuple[int, int]:
     return id(lower), found.key
 
 
-def path_of(node: Node) -> bytes:
-    """The node's path below the root, for messages and marks."""
+def origin_of(node: Node) -> bytes:
+    """The path, from the root, at which the lower trees have what a directory is merged with: a redirect's value."""
     parts: list[bytes] = []
-    at: Any = node
-    while at.parent is not None:
-        parts.append(at.name)
-        at = at.parent
-    return b"/".join(reversed(parts))
+    while node.redirect is None and node.parent is not None and node.name is not None:
+        parts.append(node.name)
+        node = node.parent
+    return b"/".join([node.redirect or b"", *reversed(parts)])

@@ -60,11 +60,14 @@ class Upper:
             old.upper_fd = -1
         return node.upper_fd
 
-    def keep(self, node: Node) -> None:
-        """Before an upper directory is removed: its descriptor is all that will lead to it."""
-        if node.upper and node.nlookup and node.parent is not None:
+    def hold(self, node: Node) -> None:
+        """Before a directory is removed that somebody refers to: open what soon nothing else will lead to."""
+        if node.upper and node.nlookup:
             self.dir_fd(node)
-            del self._kept[node.ino]
+
+    def keep(self, node: Node) -> None:
+        """A directory has been removed: what hold() opened stays open until the node is dropped."""
+        self._kept.pop(node.ino, None)
 
     def let_go(self, node: Node) -> None:
         """Close a directory's descriptor: the directory is gone, or nobody knows it any more."""
