@@ -1,6 +1,8 @@
 """From what the user named to opened layers: manifest, platform, then all layers at once. Fetch loop only."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crfs.blobs.blob import Blob, ImageSource
@@ -8,7 +10,6 @@ from crfs.blobs.fetchloop import Once, gather
 from crfs.errors import FormatError, UnsupportedError
 from crfs.formats.manifest import (
     ImageConfig,
-    ImageIndex,
     Manifest,
     parse_config,
     parse_manifest,
@@ -43,8 +44,19 @@ async def resolve_image(source: ImageSource, opener: Opener, platform: Platform)
     return Resolved(source.name, digest, tuple(layers))
 
 
+@contextlib.contextmanager
+def _named(source: ImageSource) -> Iterator[None]:
+    """Whatever is wrong with an image's JSON, the error says of which image."""
+    try:
+        yield
+    except (FormatError, UnsupportedError) as error:
+        raise type(error)(f"{source.name}: {error}") from error
+
+
 async def _fetch_config(source: ImageSource, manifest: Manifest) -> ImageConfig:
-    config = parse_config(await source.fetch_blob(manifest.config))
+    body = await source.fetch_blob(manifest.config)
+    with _named(source):
+        config = parse_config(body)
     if len(config.diff_ids) != len(manifest.layers):
         raise FormatError(
             f"{source.name}: the config has {len(config.diff_ids)} diff_ids for {len(manifest.layers)} layers"
@@ -69,11 +81,11 @@ async def fetch_manifest(source: ImageSource, platform: Platform) -> tuple[str, 
     wanted: str | None = None
     for _ in range(_INDEX_DEPTH):
         fetched = await source.fetch_manifest(wanted)
-        parsed = parse_manifest(fetched.body, fetched.media_type)
-        if isinstance(parsed, Manifest):
-            return fetched.digest, parsed
-        assert isinstance(parsed, ImageIndex)
-        wanted = select_manifest(parsed, platform).digest
+        with _named(source):
+            parsed = parse_manifest(fetched.body, fetched.media_type)
+            if isinstance(parsed, Manifest):
+                return fetched.digest, parsed
+            wanted = select_manifest(parsed, platform).digest
     raise UnsupportedError(f"{source.name}: the index is nested more than {_INDEX_DEPTH} levels deep")
 
 
