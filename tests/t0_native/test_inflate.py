@@ -129,9 +129,9 @@ def test_a_flipped_bit_is_found_or_changes_nothing(at: int, bit: int) -> None:
         found = inflate(bytes(src), len(data))
     except FormatError:
         return
-    # the header's time, system and name are not under the checksum
+    # not under the checksum: the header's time, system and name, and the bits that fill the last deflated byte
     assert found == data
-    assert at % len(src) < 16
+    assert at % len(src) < 16 or at % len(src) == len(src) - 9
 
 
 @given(st.binary(max_size=100))
