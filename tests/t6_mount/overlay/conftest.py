@@ -1,5 +1,9 @@
-"""Overlays need root, FUSE and the kernel's overlayfs; an arena has a file system of its own for each module."""
+"""Overlays need root, FUSE and the kernel's overlayfs; an arena has a file system of its own for each module.
 
+CRFS_OVERLAY_TRIAL=fuse-overlayfs puts another overlay in the place of ours, to see what the tests find in it.
+"""
+
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +12,7 @@ import pytest
 
 from tests.support.dockerregistry import lacking, need_root
 from tests.support.mounting import Crfs
-from tests.support.overlaymounts import FuseOverlay, KernelOverlay, Mounter, crfs_overlayfs
+from tests.support.overlaymounts import FuseOverlay, KernelOverlay, Mounter, crfs_overlayfs, fuse_overlayfs
 from tests.t6_mount.overlay.arena import Arena, arena_in
 
 # of a small disk
@@ -33,6 +37,8 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 def crfs_overlay(crfs: Crfs) -> FuseOverlay:
     """Our overlay; whatever it leaves behind fails the test."""
     mounter = crfs_overlayfs(crfs.environment)
+    if os.environ.get("CRFS_OVERLAY_TRIAL") == "fuse-overlayfs":
+        mounter = fuse_overlayfs()
     if reason := mounter.missing():
         pytest.skip(reason)
     return mounter

@@ -14,7 +14,7 @@ from tests.t6_mount.overlay.machine import Examples
 from tests.t6_mount.overlay.search import reduced, search
 from tests.t6_mount.overlay.stacks import STACKS
 
-EXAMPLES = int(os.environ.get("CRFS_OVERLAY_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("CRFS_OVERLAY_EXAMPLES", "8"))
 STEPS = int(os.environ.get("CRFS_OVERLAY_STEPS", "150"))
 SEED = os.environ.get("CRFS_OVERLAY_SEED", "1")
 # for a finding to become shorter

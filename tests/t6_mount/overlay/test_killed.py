@@ -55,7 +55,9 @@ def _content(path: Path) -> bytes | None:
 
 
 def _one_of(found: object, **states: object) -> str:
-    return next(name for name, state in states.items() if found == state)
+    names = [name for name, state in states.items() if found == state]
+    assert names, f"neither old nor new: {str(found)[:100]}"
+    return names[0]
 
 
 def _appended(root: Path, number: int) -> str:
