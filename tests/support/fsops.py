@@ -549,10 +549,14 @@ class Utime(Step):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Truncate(Step):
+    """To another size: FUSE can't tell truncate(2) from O_TRUNC, of which only the latter always sets the mtime."""
+
     path: bytes
     size: int
 
     def run(self, place: Place) -> object:
+        if os.stat(self.path).st_size == self.size:
+            return "as it is"
         os.truncate(self.path, self.size)
         return "ok"
 
@@ -713,7 +717,7 @@ class Walk(Step):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ReadWhile(Step):
-    """Read a directory a few entries at a time, with a step in between each time until there are no more.
+    """Read a directory a few entries at a time, with a step in between each time until there are no more of both.
 
     Answers those steps' answers, and what POSIX forbids: which names that were there all the time came never or
     twice, and which came that were never there.
@@ -729,7 +733,7 @@ class ReadWhile(Step):
             seen: list[bytes] = []
             answers: list[object] = []
             waiting = list(self.steps)
-            while entries := list(_getdents(descriptor, self.size)):
+            while (entries := list(_getdents(descriptor, self.size))) or waiting:
                 seen += [name for _, name in entries]
                 if waiting:
                     answers.append(run_step(waiting.pop(0), place))
