@@ -8,6 +8,7 @@ As root, at the top of the repository. A kind that was found ends later examples
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from tests.t6_mount.overlay.stacks import STACKS
 def main(argv: Sequence[str] | None = None) -> int:
     """1 if there are differences."""
     options = _parser().parse_args(argv)
+    # nothing stays mounted where it is told to end
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     with tempfile.TemporaryDirectory() as directory, arena_in(Path(directory)) as arena:
         return 1 if _survey(arena, options) else 0
 
