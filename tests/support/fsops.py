@@ -555,7 +555,8 @@ class Truncate(Step):
     size: int
 
     def run(self, place: Place) -> object:
-        if os.stat(self.path).st_size == self.size:
+        status = os.stat(self.path)
+        if stat.S_ISREG(status.st_mode) and status.st_size == self.size:
             return "as it is"
         os.truncate(self.path, self.size)
         return "ok"
