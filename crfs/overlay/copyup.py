@@ -109,6 +109,16 @@ class CopyUp:
             with self._upper.times_kept(parent), contextlib.suppress(FileExistsError):
                 self._link(node, parent, name)
 
+    def name(self, node: Node, parent: Node, name: bytes) -> None:
+        """That very name of a node that is up is in the upper directory afterwards.
+
+        A lower file's name in a directory that was moved is not found by its lower path.
+        """
+        if not node.is_dir and not self._upper.has_name(parent, name):
+            self.directory(parent)
+            with self._upper.times_kept(parent):
+                self._link(node, parent, name)
+
     def _link(self, node: Node, parent: Node, name: bytes) -> None:
         assert node.parent is not None
         assert node.name is not None

@@ -36,6 +36,7 @@ class Lookup:
         self._places = {id(lower): place for place, lower in enumerate(lowers)}
         root.upper = upper is not None
         root.lowers = [(lower, Found(lower.root(), stat.S_IFDIR, 1)) for lower in lowers]
+        root.mode = self.attributes(root).mode
 
     def find(self, parent: Node, name: bytes) -> Node | None:
         """The node that a directory has under a name. OSError where a tree can't be read."""

@@ -159,8 +159,7 @@ class Namespace:
             self._upper.white_out(parent, name)
         else:
             os.unlink(name, dir_fd=self._upper.dir_fd(parent))
-        if not node.upper:
-            node.removed += 1
+        self._table.count_removed(node)
         self._table.unname(node, parent, name)
 
     def rmdir(self, parent: Node, name: bytes) -> None:
@@ -205,6 +204,7 @@ class Namespace:
         self._copy_up.directory(old_parent)
         self._copy_up.directory(new_parent)
         self._copy_up.anything(node)
+        self._copy_up.name(node, old_parent, old)
         hides_lower = bool(self._lookup.lower_parts(old_parent.lowers, old))
         covers_lower = bool(self._lookup.lower_parts(new_parent.lowers, new))
         if node.is_dir:
@@ -214,10 +214,10 @@ class Namespace:
             self._upper.hold(target)
         self._move(node, old_parent, old, new_parent, new, hides_lower)
         if target is not None:
-            if not target.upper and not target.is_dir:
-                target.removed += 1
             if target.is_dir:
                 self._upper.keep(target)
+            else:
+                self._table.count_removed(target)
             self._table.unname(target, new_parent, new)
         self._table.unname(node, old_parent, old)
         self._table.add_name(node, new_parent, new)

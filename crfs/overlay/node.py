@@ -90,6 +90,8 @@ class NodeTable:
         self._by_ino: dict[int, Node] = {ROOT_INODE: root}
         self._by_upper: dict[int, Node] = {}
         self._by_lower: dict[tuple[int, int], Node] = {}
+        # names that lower files have lost; it outlives the nodes
+        self._removed: dict[tuple[int, int], int] = {}
 
     def get(self, ino: int) -> Node:
         """The node that the kernel calls `ino`; KeyError."""
@@ -123,7 +125,15 @@ class NodeTable:
         """What the node is made of below."""
         node.lowers = lowers
         if lowers and not node.is_dir:
-            self._by_lower[_lower_key(lowers[0])] = node
+            key = _lower_key(lowers[0])
+            self._by_lower[key] = node
+            node.removed = self._removed.get(key, 0)
+
+    def count_removed(self, node: Node) -> None:
+        """A lower file has lost one of its names."""
+        if not node.upper:
+            node.removed += 1
+            self._removed[_lower_key(node.lowers[0])] = node.removed
 
     def add_name(self, node: Node, parent: Node, name: bytes) -> None:
         """A node has one more name, or is met by one more."""
