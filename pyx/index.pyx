@@ -347,14 +347,14 @@ cdef class Tree:
         """The inode of the directory that holds the chunk's file."""
         return self.inode_table[self.get_chunk(chunk).inode].parent + 1
 
-    def around(self, uint32_t chunk, uint64_t reach, uint64_t largest):
+    def around(self, uint32_t chunk, uint64_t reach, uint64_t nearby, uint64_t largest):
         """The neighbours of a chunk's member in its blob: (before, nearest first), (after, nearest first).
 
         One chunk id for each member. A side ends at the first member that reaches further than `reach` bytes
-        from this one, is larger than `largest`, or begins, as met, with a file of another directory.
+        from this one, is larger than `largest`, or begins, as met, with a file of another directory and
+        reaches further than `nearby`.
         """
         cdef const Chunk *at = self.get_chunk(chunk)
-        cdef uint32_t parent = self.inode_table[at.inode].parent
         cdef int64_t i = self.rank[chunk]
         cdef uint64_t previous = at.blob_off
         cdef const Chunk *other
@@ -364,7 +364,7 @@ cdef class Tree:
             other = &self.chunk_table[self.order[i]]
             if other.layer == at.layer and other.blob_off == previous:
                 continue
-            if not self.is_near(other, at, parent, largest) or at.blob_off - other.blob_off > reach:
+            if not self.is_near(other, at, at.blob_off - other.blob_off, reach, nearby, largest):
                 break
             before.append(self.order[i])
             previous = other.blob_off
@@ -374,12 +374,14 @@ cdef class Tree:
             other = &self.chunk_table[self.order[i]]
             if other.layer == at.layer and other.blob_off == previous:
                 continue
-            if not self.is_near(other, at, parent, largest) or other.blob_end - at.blob_end > reach:
+            if not self.is_near(other, at, other.blob_end - at.blob_end, reach, nearby, largest):
                 break
             after.append(self.order[i])
             previous = other.blob_off
         return before, after
 
-    cdef bint is_near(self, const Chunk *other, const Chunk *at, uint32_t parent, uint64_t largest) noexcept:
-        return (other.layer == at.layer and other.blob_end - other.blob_off <= largest
-                and self.inode_table[other.inode].parent == parent)
+    cdef bint is_near(self, const Chunk *other, const Chunk *at, uint64_t away, uint64_t reach,
+                      uint64_t nearby, uint64_t largest) noexcept:
+        if other.layer != at.layer or other.blob_end - other.blob_off > largest or away > reach:
+            return False
+        return away <= nearby or self.inode_table[other.inode].parent == self.inode_table[at.inode].parent

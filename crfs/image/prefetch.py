@@ -12,10 +12,13 @@ from crfs._native.index import Tree
 T = TypeVar("T")
 
 # A program that reads one small file of a directory soon reads others. The first miss in a directory takes
-# along what lies within REACH on either side; each further one reaches further, until REACH_MAX.
+# along what of it lies within REACH on either side, each further one within REACH_AGAIN; if the directory's
+# files lie together in no more than WHOLE_DIRECTORY, the first takes all of them.
 REACH = 96 << 10
-REACH_STEP = 256 << 10
-REACH_MAX = 384 << 10
+REACH_AGAIN = 512 << 10
+WHOLE_DIRECTORY = 512 << 10
+# what lies this close is taken along whatever directory it is of: it costs less than one more request
+NEARBY = 48 << 10
 SMALL_MEMBER = 128 << 10
 # a file of no more chunks than these is fetched whole, if it is not larger (compressed) than this
 WHOLE_CHUNKS = 3
@@ -44,8 +47,8 @@ class Prefetch:
         self._lock = threading.Lock()
         # inode -> (chunk read last, how many chunks in a row)
         self._streams: OrderedDict[int, tuple[int, int]] = OrderedDict()
-        # directory -> misses so far
-        self._misses: OrderedDict[int, int] = OrderedDict()
+        # directories with a miss
+        self._missed: OrderedDict[int, bool] = OrderedDict()
 
     def along(self, chunk: int) -> Along:
         """What to take along in the request for `chunk`, which is not here."""
@@ -55,12 +58,23 @@ class Prefetch:
             return self._whole_file(chunk, file)
         if place.blob_end - place.blob_off > SMALL_MEMBER:
             return NOTHING
+        return self._whole_directory(chunk) or self._reachable(chunk)
+
+    def _whole_directory(self, chunk: int) -> Along | None:
+        along = self._around(chunk, WHOLE_DIRECTORY)
+        first, last = (*along.before[-1:], chunk)[0], (*along.after[-1:], chunk)[0]
+        span = self._tree.chunk(last).blob_end - self._tree.chunk(first).blob_off
+        return along if span <= WHOLE_DIRECTORY else None
+
+    def _reachable(self, chunk: int) -> Along:
+        directory = self._tree.directory(chunk)
         with self._lock:
-            directory = self._tree.directory(chunk)
-            misses = self._misses.get(directory, 0)
-            _remember(self._misses, directory, misses + 1)
-        reach = min(REACH + REACH_STEP * misses, REACH_MAX)
-        return Along(*self._tree.around(chunk, reach, SMALL_MEMBER))
+            missed = self._missed.get(directory, False)
+            _remember(self._missed, directory, True)
+        return self._around(chunk, REACH_AGAIN if missed else REACH)
+
+    def _around(self, chunk: int, reach: int) -> Along:
+        return Along(*self._tree.around(chunk, reach, NEARBY, SMALL_MEMBER))
 
     def _whole_file(self, chunk: int, file: range) -> Along:
         places = [self._tree.chunk(part) for part in file]

@@ -231,7 +231,9 @@ def test_members_are_all_chunks_of_one_layer_and_offset(places: list[tuple[int, 
         assert tree.member(at.id) == same
 
 
-def _neighbours(tree: Tree, at: Chunk, chunks: list[Chunk], reach: int, largest: int) -> list[int]:
+def _neighbours(
+    tree: Tree, at: Chunk, chunks: list[Chunk], reach: int, nearby: int, largest: int
+) -> list[int]:
     """The first chunk of each other member, in this order, up to one that is too far, large or foreign."""
     found, seen = [], {at.blob_off}
     for other in chunks:
@@ -239,7 +241,7 @@ def _neighbours(tree: Tree, at: Chunk, chunks: list[Chunk], reach: int, largest:
             continue
         seen.add(other.blob_off)
         far = max(at.blob_off - other.blob_off, other.blob_end - at.blob_end)
-        foreign = tree.directory(other.id) != tree.directory(at.id)
+        foreign = far > nearby and tree.directory(other.id) != tree.directory(at.id)
         if far > reach or other.blob_end - other.blob_off > largest or foreign:
             break
         found.append(other.id)
@@ -249,9 +251,9 @@ def _neighbours(tree: Tree, at: Chunk, chunks: list[Chunk], reach: int, largest:
 _BYTES = st.one_of(st.integers(0, 60), st.just(2**64 - 1))
 
 
-@given(_PLACES, _BYTES, _BYTES)
+@given(_PLACES, _BYTES, _BYTES, _BYTES)
 def test_around_a_chunk_are_near_members(
-    places: list[tuple[int, int, int, int]], reach: int, largest: int
+    places: list[tuple[int, int, int, int]], reach: int, nearby: int, largest: int
 ) -> None:
     tree = _placed(places)
     chunks = _as_they_lie(tree)
@@ -259,10 +261,10 @@ def test_around_a_chunk_are_near_members(
         before = [other for other in chunks if other.blob_off < at.blob_off]
         after = [other for other in chunks if other.blob_off > at.blob_off]
         wanted = (
-            _neighbours(tree, at, before[::-1], reach, largest),
-            _neighbours(tree, at, after, reach, largest),
+            _neighbours(tree, at, before[::-1], reach, nearby, largest),
+            _neighbours(tree, at, after, reach, nearby, largest),
         )
-        assert tree.around(at.id, reach, largest) == wanted
+        assert tree.around(at.id, reach, nearby, largest) == wanted
 
 
 @pytest.mark.parametrize(
@@ -272,7 +274,7 @@ def test_around_a_chunk_are_near_members(
         lambda tree, number: tree.member(number),
         lambda tree, number: tree.file_chunks(number),
         lambda tree, number: tree.directory(number),
-        lambda tree, number: tree.around(number, 0, 0),
+        lambda tree, number: tree.around(number, 0, 0, 0),
     ],
 )
 def test_should_fail_without_such_a_chunk(ask: Callable[[Tree, int], object]) -> None:
@@ -304,7 +306,7 @@ def _ask_everything(tree: Tree) -> None:
     for chunk in range(tree.chunks):
         tree.chunk(chunk)
         tree.member(chunk)
-        tree.around(chunk, 1000, 1000)
+        tree.around(chunk, 1000, 0, 1000)
         assert chunk in tree.file_chunks(chunk)
         tree.attributes(tree.directory(chunk))
 

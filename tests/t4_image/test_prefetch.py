@@ -14,11 +14,13 @@ from crfs._native.layerindex import LayerIndex
 from crfs._native.union import merge
 from crfs.image.prefetch import (
     AHEAD_MAX,
+    NEARBY,
     NOTHING,
     REACH,
-    REACH_MAX,
+    REACH_AGAIN,
     SMALL_MEMBER,
     WHOLE_CHUNKS,
+    WHOLE_DIRECTORY,
     WHOLE_MAX,
     Prefetch,
 )
@@ -109,7 +111,7 @@ def check_order(at: Chunk, before: list[Chunk], after: list[Chunk]) -> None:
 
 
 def check_cost(tree: Tree, at: Chunk, near: list[Chunk]) -> None:
-    """What is asked for more than the chunk is bounded, and lies in the same directory or file."""
+    """What is asked for more than the chunk is bounded, and lies in the same directory or file, or near."""
     start = min([at.blob_off, *(other.blob_off for other in near)])
     end = max([at.blob_end, *(other.blob_end for other in near)])
     file = tree.file_chunks(at.id)
@@ -117,8 +119,11 @@ def check_cost(tree: Tree, at: Chunk, near: list[Chunk]) -> None:
         assert {at.id, *(other.id for other in near)} == set(file)
         assert end - start <= WHOLE_MAX
     elif near:
-        assert max(at.blob_off - start, end - at.blob_end) <= REACH_MAX
+        assert max(at.blob_off - start, end - at.blob_end) <= max(REACH_AGAIN, WHOLE_DIRECTORY)
         assert all(other.blob_end - other.blob_off <= SMALL_MEMBER for other in [at, *near])
+        for other in near:
+            away = max(at.blob_off - other.blob_off, other.blob_end - at.blob_end)
+            assert away <= NEARBY or tree.directory(other.id) == tree.directory(at.id)
 
 
 def test_neighbours_on_both_sides() -> None:
@@ -130,20 +135,30 @@ def test_neighbours_on_both_sides() -> None:
     assert list(along.after) == names[5:]
 
 
-def test_neighbours_of_another_directory_stay_where_they_are() -> None:
-    tree = build(([*row(b"a", 3, 1000), *row(b"b", 3, 1000, 3001), *row(b"c", 3, 1000, 6001)], 9001))
+def test_neighbours_of_another_directory_come_along_if_they_are_near() -> None:
+    size = NEARBY // 2
+    names = [(b"a", 3), (b"b", 3), (b"c", 3)]
+    files = [row(name, count, size, 1 + 3 * size * number) for number, (name, count) in enumerate(names)]
+    tree = build(([*files[0], *files[1], *files[2]], 1 + 9 * size))
     along = Prefetch(tree).along(chunks_of(tree, b"b/0001")[0])
-    assert [*along.before, *along.after] == [chunks_of(tree, b"b/%04d" % number)[0] for number in (0, 2)]
+    wanted = [b"b/0000", b"a/0002", b"b/0002", b"c/0000"]
+    assert [*along.before, *along.after] == [chunks_of(tree, name)[0] for name in wanted]
 
 
-def test_each_miss_in_a_directory_reaches_further() -> None:
+def test_directory_that_lies_together_comes_whole() -> None:
+    count = WHOLE_DIRECTORY // 10_000
+    tree = build((row(b"d", count, 10_000), count * 10_000 + 1))
+    along = Prefetch(tree).along(chunks_of(tree, b"d/0000")[0])
+    assert len(along.after) == count - 1
+
+
+def test_further_misses_in_a_large_directory_reach_further() -> None:
     tree = build((row(b"d", 200, 10_000), 2_000_001))
     prefetch = Prefetch(tree)
     chunk = chunks_of(tree, b"d/0100")[0]
-    reached = [len(prefetch.along(chunk).after) * 10_000 for _ in range(4)]
-    assert reached == sorted(reached)
+    reached = [len(prefetch.along(chunk).after) * 10_000 for _ in range(3)]
     assert REACH - 10_000 < reached[0] <= REACH
-    assert REACH_MAX - 10_000 < reached[-1] <= REACH_MAX
+    assert all(REACH_AGAIN - 10_000 < far <= REACH_AGAIN for far in reached[1:])
 
 
 def test_large_member_travels_alone() -> None:
@@ -227,7 +242,7 @@ def test_what_is_remembered_is_bounded() -> None:
         prefetch.along(chunk)
         prefetch.ahead(chunk // 2 + 1, chunk)
     assert len(prefetch._streams) <= 1024
-    assert len(prefetch._misses) <= 1024
+    assert len(prefetch._missed) <= 1024
 
 
 def test_any_thread_may_ask() -> None:

@@ -272,7 +272,7 @@ def test_chunks_are_ranked_as_they_lie_in_their_blobs() -> None:
     tree = Tree(merge([indexed([file(b"a", 30), file(b"b", 10), file(b"c", 20)]), indexed([file(b"d", 5)])]))
     start = tree.find(1, b"b")
     (chunk, _, _), *_ = tree.cover(start, 0, 1)
-    before, after = tree.around(chunk, DATA_END, DATA_END)
+    before, after = tree.around(chunk, DATA_END, 0, DATA_END)
     assert [tree.chunk(other).blob_off for other in after] == [20, 30]
     assert before == []
 
