@@ -6,14 +6,16 @@ prepare().
 """
 
 import contextlib
+import errno
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crfs.overlay.lookup import Lookup
-from crfs.overlay.lower import Attributes, GivenUp, OpenLower
+from crfs.overlay.lower import Attributes, GivenUp, Lower, OpenLower
 from crfs.overlay.marks import is_private
-from crfs.overlay.node import Node, NodeTable
+from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
 from crfs.overlay.upper import Upper
 
 _PIECE = 1 << 20
@@ -21,10 +23,11 @@ _PIECE = 1 << 20
 
 @dataclass(slots=True)
 class Prepared:
-    """A copy of a file in the work directory, open for reading and writing."""
+    """A copy of a file in the work directory, open for reading and writing; whether it says what its number is."""
 
     staged: bytes
     fd: int
+    marked: bool
 
 
 class CopyUp:
@@ -63,14 +66,18 @@ class CopyUp:
         else:
             os.mknod(staged, stat.S_IFMT(shown.mode) | 0o600, shown.rdev, dir_fd=work)
         try:
-            self._dress(node, staged, shown)
-            self._place(node, staged)
+            marked = self._dress(node, staged, shown)
+            if not self._place(node, staged, marked):
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError:
             self._upper.discard(staged)
             raise
 
-    def _dress(self, node: Node, staged: bytes, shown: Attributes) -> None:
-        """Owner, extended attributes, mode and times, in the order in which none undoes another."""
+    def _dress(self, node: Node, staged: bytes, shown: Attributes) -> bool:
+        """Owner, extended attributes, mode and times, in the order in which none undoes another.
+
+        Whether the copy could be marked with its number; a directory has that from what it is merged with.
+        """
         work = self._upper.work_fd
         path = b"/proc/self/fd/%d/%s" % (work, staged)
         os.chown(staged, shown.uid, shown.gid, dir_fd=work, follow_symlinks=False)
@@ -78,57 +85,72 @@ class CopyUp:
         for name, value in lower.xattrs(found.handle).items():
             if not is_private(name):
                 os.setxattr(path, name, value, follow_symlinks=False)
+        marked = node.is_dir or self._upper.set_number_mark(path, self._lookup.number_mark(node))
         if not stat.S_ISLNK(shown.mode):
             os.chmod(staged, stat.S_IMODE(shown.mode), dir_fd=work)
         os.utime(staged, ns=(shown.atime_ns, shown.mtime_ns), dir_fd=work, follow_symlinks=False)
+        return marked
 
-    def _place(self, node: Node, staged: bytes) -> None:
-        assert node.parent is not None
-        assert node.name is not None
-        with self._upper.times_kept(node.parent):
-            self._upper.place(staged, node.parent, node.name)
-        info = os.stat(node.name, dir_fd=self._upper.dir_fd(node.parent), follow_symlinks=False)
-        self._table.set_upper(node, info.st_ino)
-        if not node.is_dir and info.st_nlink == 1:
-            self._link_others(node)
-
-    def _link_others(self, node: Node) -> None:
-        """The other names of a lower file lead to the copy as well, also for whoever mounts this upper later."""
-        lower, found = node.lowers[0]
-        if lower.attributes(found.handle).nlink < 2:
-            return
-        for path in lower.names(found.key, found.handle):
-            other = self._lookup.walk(path)
-            head, _, name = path.rpartition(b"/")
-            if other is not node:
-                continue
-            parent = self._lookup.walk(head) if head else self._lookup.root
-            if parent is None or (parent is node.parent and name == node.name):
-                continue
+    def _place(self, node: Node, staged: bytes, marked: bool) -> bool:
+        """Give a staged copy every name of the node; whether there is any."""
+        places = self._lookup.links.places(node)
+        for parent, _ in places:
             self.directory(parent)
-            with self._upper.times_kept(parent), contextlib.suppress(FileExistsError):
-                self._link(node, parent, name)
+        if not places:
+            return False
+        info = os.stat(staged, dir_fd=self._upper.work_fd, follow_symlinks=False)
+        if len(places) == 1:
+            with self._upper.times_kept(places[0][0]):
+                self._upper.place(staged, *places[0])
+        else:
+            self._link_staged(staged, places)
+        self._table.set_upper(node, info.st_ino)
+        if not marked:
+            self._table.remember(node)
+        return True
+
+    def _link_staged(self, staged: bytes, places: list[Place]) -> None:
+        """All names or none. The staged one goes last: what has it after a crash lacks others (finish_copies)."""
+        made: list[Place] = []
+        try:
+            for parent, name in places:
+                self._link_one(staged, parent, name)
+                made.append((parent, name))
+        except OSError:
+            for parent, name in made:
+                os.unlink(name, dir_fd=self._upper.dir_fd(parent))
+            raise
+        self._upper.discard(staged)
+
+    def _link_one(self, staged: bytes, parent: Node, name: bytes) -> None:
+        fd = self._upper.dir_fd(parent)
+        with self._upper.times_kept(parent):
+            os.link(staged, name, src_dir_fd=self._upper.work_fd, dst_dir_fd=fd, follow_symlinks=False)
+
+    def finish(self, staged: bytes) -> None:
+        """Give a copy that a crash has kept from getting all of its names the rest."""
+        mark = self._upper.number_mark(self._upper.work_fd, staged)
+        source = None if mark is None else self._lookup.lower_of_mark(mark)
+        if source is None:
+            return
+        for parent, name in self._lookup.links.places_of(*source):
+            self.directory(parent)
+            self._link_one(staged, parent, name)
 
     def name(self, node: Node, parent: Node, name: bytes) -> None:
-        """That very name of a node that is up is in the upper directory afterwards.
-
-        A lower file's name in a directory that was moved is not found by its lower path.
-        """
+        """That very name of a node that is up is in the upper directory afterwards."""
         if not node.is_dir and not self._upper.has_name(parent, name):
             self.directory(parent)
             with self._upper.times_kept(parent):
-                self._link(node, parent, name)
+                self._upper.link(node, self._upper.dir_fd(parent), name)
 
-    def _link(self, node: Node, parent: Node, name: bytes) -> None:
-        assert node.parent is not None
-        assert node.name is not None
-        os.link(
-            node.name,
-            name,
-            src_dir_fd=self._upper.dir_fd(node.parent),
-            dst_dir_fd=self._upper.dir_fd(parent),
-            follow_symlinks=False,
-        )
+    def take_in(self, parent: Node, node: Node) -> None:
+        """Before something gets a name in an upper directory: the directory says if it has its number from below."""
+        if parent.lowers or parent.impure or not self._lookup.is_from_below(node):
+            return
+        with contextlib.suppress(OSError):
+            self._upper.mark(self._upper.path(parent), b"impure", b"y")
+        parent.impure = True
 
     def prepare(self, node: Node, source: OpenLower, given_up: GivenUp, size: int) -> Prepared:
         """The first `size` bytes of a lower file in a file of the work directory, its holes kept. No lock held."""
@@ -140,12 +162,12 @@ class CopyUp:
         try:
             _copy(source, fd, min(size, shown.size), given_up)
             os.ftruncate(fd, min(size, shown.size))
-            self._dress(node, staged, shown)
+            marked = self._dress(node, staged, shown)
         except OSError:
             os.close(fd)
             self._upper.discard(staged)
             raise
-        return Prepared(staged, fd)
+        return Prepared(staged, fd, marked)
 
     def commit(self, node: Node, prepared: Prepared) -> None:
         """Put a prepared copy in its place, unless somebody was quicker; a nameless file gets it all the same."""
@@ -154,12 +176,9 @@ class CopyUp:
                 os.close(prepared.fd)
                 self._upper.discard(prepared.staged)
                 return
-            if node.parent is None:
+            if not self._place(node, prepared.staged, prepared.marked):
                 self._upper.discard(prepared.staged)
                 node.upper = True
-            else:
-                self.directory(node.parent)
-                self._place(node, prepared.staged)
         except OSError:
             os.close(prepared.fd)
             self._upper.discard(prepared.staged)
@@ -180,3 +199,17 @@ def _copy(source: OpenLower, fd: int, size: int, given_up: GivenUp) -> None:
             while view:
                 view = view[os.pwrite(fd, view, off + len(data) - len(view)) :]
         off += len(data)
+
+
+def finish_copies(upper: Upper, lowers: Sequence[Lower]) -> None:
+    """Before anything is served: what a crash has left half-done is done, or removed."""
+    for staged in upper.linked_in_work():
+        root = Node(ROOT_INODE, stat.S_IFDIR, None, None)
+        root.upper_fd = upper.fd
+        table = NodeTable(root)
+        copy_up = CopyUp(Lookup(lowers, upper, root, table), upper, table)
+        # where there is no space, say, the names that it has have to do
+        with contextlib.suppress(OSError):
+            copy_up.finish(staged)
+        upper.let_all_go()
+    upper.empty_work()

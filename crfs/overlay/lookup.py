@@ -10,15 +10,12 @@ import stat
 from collections.abc import Sequence
 from dataclasses import replace
 
+from crfs.overlay.links import Links
 from crfs.overlay.lower import Attributes, Found, Lower, attributes_of
-from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, is_whiteout, read_marks
+from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, DirMarks, is_whiteout, read_marks
 from crfs.overlay.node import Node, NodeTable, Part, origin_of
+from crfs.overlay.numbers import Numbers
 from crfs.overlay.upper import Upper
-
-# numbers of upper objects, and of those of the lower trees from the second on, are moved out of each other's way
-_UPPER = 1 << 56
-_LOWER_STEP = 1 << 48
-_NUMBER_MASK = _LOWER_STEP - 1
 
 
 class _Says(enum.Enum):
@@ -33,9 +30,10 @@ class Lookup:
         self.table = table
         self._upper = upper
         self._lowers = list(lowers)
-        self._places = {id(lower): place for place, lower in enumerate(lowers)}
+        self._numbers = Numbers(lowers)
+        self.links = Links(self, lowers, upper.fd if upper else None, fresh=upper is None or upper.is_empty())
         root.upper = upper is not None
-        root.lowers = [(lower, Found(lower.root(), stat.S_IFDIR, 1)) for lower in lowers]
+        root.lowers = self._roots(self._lowers)
         root.mode = self.attributes(root).mode
 
     def find(self, parent: Node, name: bytes) -> Node | None:
@@ -68,47 +66,83 @@ class Lookup:
             return _Says.NOTHING_IS_THERE
         if not stat.S_ISDIR(info.st_mode):
             return self._upper_file(parent, name, info)
-        node = self.table.add(_UPPER + info.st_ino, info.st_mode, parent, name)
+        marks, parts = self._merged_with(parent, name)
+        node = self._add(
+            self._numbers.lower(parts[0]) if parts else self._numbers.upper(info.st_ino),
+            info.st_mode,
+            parent,
+            name,
+        )
         self.table.set_upper(node, info.st_ino)
-        if parent.lowers or self._lowers:
-            self._add_lower_parts(node, parent)
+        node.impure = marks.impure
+        if parts:
+            self.table.set_lowers(node, parts)
+        if marks.redirect is not None:
+            absolute = marks.redirect.startswith(b"/")
+            node.redirect = marks.redirect if absolute else origin_of(parent) + b"/" + marks.redirect
         return node
+
+    def _add(self, number: int, mode: int, parent: Node, name: bytes) -> Node:
+        return self.table.add(number, self._numbers.spare, mode, parent, name)
 
     def _upper_file(self, parent: Node, name: bytes, info: os.stat_result) -> Node:
         node = self.table.find_upper(info.st_ino)
-        if node is None:
-            node = self.table.add(_UPPER + info.st_ino, info.st_mode, parent, name)
-            self.table.set_upper(node, info.st_ino)
-        else:
+        if node is not None:
             self.table.add_name(node, parent, name)
+            return node
+        number = self._upper_file_number(parent, name, info.st_ino)
+        node = self._add(number, info.st_mode, parent, name)
+        self.table.set_upper(node, info.st_ino)
+        if node.ino != number:
+            self.table.remember(node)
         return node
 
-    def _add_lower_parts(self, node: Node, parent: Node) -> None:
-        """Find what an upper directory is merged with, and take its number from there."""
+    def _upper_file_number(self, parent: Node, name: bytes, ino: int) -> int:
+        """What a file is called that is in the upper directory: it may have been copied up."""
         assert self._upper is not None
-        assert node.name is not None
-        marks = read_marks(self._upper.path(node))
-        if marks.opaque or self._upper.has_name(node, OPAQUE_NAME):
-            return
+        number = self.table.number_of(ino)
+        if number is None and (parent.lowers or parent.impure):
+            mark = self._upper.number_mark(self._upper.dir_fd(parent), name)
+            number = None if mark is None else self._numbers.origin_number(mark)
+        return self._numbers.upper(ino) if number is None else number
+
+    def _merged_with(self, parent: Node, name: bytes) -> tuple[DirMarks, list[Part]]:
+        """The marks of an upper directory, and the lower ones that it is merged with."""
+        assert self._upper is not None
+        fd = self._upper.dir_fd(parent)
+        marks = read_marks(b"/proc/self/fd/%d/%s" % (fd, name)) if self._lowers else PLAIN
+        if not self._lowers or marks.opaque or self._upper.has_entry(fd, name + b"/" + OPAQUE_NAME):
+            return marks, []
         if marks.redirect is None:
-            parts = self.lower_parts(parent.lowers, node.name)
+            parts = self.lower_parts(parent.lowers, name)
         else:
             parts = self._redirected(marks.redirect, parent.lowers, self._lowers)
-            absolute = marks.redirect.startswith(b"/")
-            node.redirect = marks.redirect if absolute else origin_of(parent) + b"/" + marks.redirect
-        if parts and stat.S_ISDIR(parts[0][1].mode):
-            self.table.set_lowers(node, parts)
+        return marks, parts if parts and stat.S_ISDIR(parts[0][1].mode) else []
 
     def _redirected(self, redirect: bytes, siblings: list[Part], lowers: list[Lower]) -> list[Part]:
         """What lies at the other end of a redirect: an absolute path in `lowers`, or a name beside."""
         if not redirect.startswith(b"/"):
             return self.lower_parts(siblings, redirect)
-        parts: list[Part] = [(lower, Found(lower.root(), stat.S_IFDIR, 1)) for lower in lowers]
-        for name in redirect.strip(b"/").split(b"/"):
-            parts = self.lower_parts(parts, name)
+        parts = self._lower_walk(redirect.strip(b"/"), lowers)
+        return parts if parts and stat.S_ISDIR(parts[0][1].mode) else []
+
+    @staticmethod
+    def _roots(lowers: Sequence[Lower]) -> list[Part]:
+        return [(lower, Found(lower.root(), stat.S_IFDIR, 1)) for lower in lowers]
+
+    def _lower_walk(self, path: bytes, lowers: Sequence[Lower]) -> list[Part]:
+        """What lower trees, merged, have at a path."""
+        parts = self._roots(lowers)
+        for name in path.split(b"/"):
             if not parts or not stat.S_ISDIR(parts[0][1].mode):
                 return []
+            parts = self.lower_parts(parts, name)
         return parts
+
+    def lower_at(self, path: bytes) -> Part | None:
+        """What the lower trees show at a path."""
+        parts = self._lower_walk(path, self._lowers)
+        return parts[0] if parts else None
 
     def lower_parts(self, parents: list[Part], name: bytes) -> list[Part]:
         """What the lower trees have under a name, topmost first: one thing, or the directories that merge."""
@@ -133,7 +167,7 @@ class Lookup:
             if marks.redirect is not None:
                 below = [part[0] for part in parents[at + 1 :]]
                 if marks.redirect.startswith(b"/"):
-                    below = self._lowers[self._places[id(lower)] + 1 :]
+                    below = self._lowers[self._numbers.place(lower) + 1 :]
                 rest = self._redirected(marks.redirect, parents[at + 1 :], below)
                 found_parts += [part for part in rest if stat.S_ISDIR(part[1].mode)]
                 break
@@ -145,19 +179,31 @@ class Lookup:
         if node is not None:
             self.table.add_name(node, parent, name)
             return node
-        node = self.table.add(self.number(parts[0]), parts[0][1].mode, parent, name)
+        node = self._add(self._numbers.lower(parts[0]), parts[0][1].mode, parent, name)
         self.table.set_lowers(node, parts)
         return node
 
-    def number(self, part: Part) -> int:
-        """The inode number of a lower object."""
-        lower, found = part
-        return (found.key & _NUMBER_MASK) + self._places[id(lower)] * _LOWER_STEP
+    def add_new(self, info: os.stat_result, parent: Node, name: bytes) -> Node:
+        """The node of what was just made in the upper directory."""
+        number = self._numbers.upper(info.st_ino)
+        node = self._add(number, info.st_mode, parent, name)
+        self.table.set_upper(node, info.st_ino)
+        if node.ino != number and not node.is_dir:
+            self.table.remember(node)
+        return node
 
-    @staticmethod
-    def upper_number(upper_ino: int) -> int:
-        """The inode number of what is new in the upper directory."""
-        return _UPPER + upper_ino
+    def number_mark(self, node: Node) -> bytes:
+        """What marks the copy of a node as one that keeps the node's number."""
+        return self._numbers.origin(node.ino)
+
+    def lower_of_mark(self, mark: bytes) -> tuple[Lower, int] | None:
+        """The lower tree, and the key in it, of what a copy was made of."""
+        number = self._numbers.origin_number(mark)
+        return None if number is None else self._numbers.lower_of(number)
+
+    def is_from_below(self, node: Node) -> bool:
+        """Whether what is in the upper directory has a number that is not its own there."""
+        return node.ino != self._numbers.upper(node.upper_ino)
 
     def attributes(self, node: Node) -> Attributes:
         """What stat shows of a node."""
@@ -167,29 +213,31 @@ class Lookup:
             return _merged(shown) if node.is_dir and node.lowers and not node.is_orphan else shown
         lower, found = node.lowers[0]
         shown = lower.attributes(found.handle)
+        if found.nlink > 1 and not node.is_dir:
+            return replace(shown, nlink=max(shown.nlink - self.links.removed(node), 0))
         if node.is_orphan:
             return replace(shown, nlink=0)
-        if len(node.lowers) > 1:
-            return _merged(shown)
-        return _fewer_links(shown, node.removed) if node.removed else shown
+        return _merged(shown) if len(node.lowers) > 1 else shown
 
     def list(self, node: Node) -> list[tuple[bytes, int, int]]:
-        """(name, number, mode) of a directory's names, in no order; the number is a guess until it is looked up."""
+        """(name, number, mode) of a directory's names, in no order."""
         names: dict[bytes, tuple[int, int]] = {}
         hidden: set[bytes] = set()
         if node.upper and self._upper:
             for name, number, mode, whiteout in self._upper.entries(node):
                 if whiteout:
                     hidden.add(name)
+                elif name not in node.children:
+                    names[name] = self._listed_number(node, name, number, mode), mode
                 else:
-                    names[name] = _UPPER + number, mode
+                    names[name] = 0, mode
         for lower, directory in node.lowers:
             gone = []
             for name, found in lower.entries(directory.handle):
                 if found.whiteout:
                     gone.append(name)
                 elif name not in hidden and name not in names:
-                    names[name] = self.number((lower, found)), found.mode
+                    names[name] = self._numbers.lower((lower, found)), found.mode
             hidden.update(gone)
         known = node.children
         return [
@@ -198,6 +246,15 @@ class Lookup:
             if not name.startswith(WHITEOUT_PREFIX)
         ]
 
+    def _listed_number(self, parent: Node, name: bytes, ino: int, mode: int) -> int:
+        """The number that an upper object will have once it is looked up."""
+        if not parent.lowers and not parent.impure:
+            return self._numbers.upper(ino)
+        if not stat.S_ISDIR(mode):
+            return self._upper_file_number(parent, name, ino)
+        _, parts = self._merged_with(parent, name)
+        return self._numbers.lower(parts[0]) if parts else self._numbers.upper(ino)
+
     def is_empty(self, node: Node) -> bool:
         """Whether a directory shows nothing."""
         return not self.list(node)
@@ -205,7 +262,7 @@ class Lookup:
     def walk(self, path: bytes) -> Node | None:
         """The node at a path below the root, symbolic links not followed."""
         node: Node | None = self.root
-        for name in path.split(b"/"):
+        for name in path.split(b"/") if path else ():
             if node is None or not node.is_dir:
                 return None
             node = self.find(node, name)
@@ -215,7 +272,3 @@ class Lookup:
 def _merged(shown: Attributes) -> Attributes:
     """Nobody counts the subdirectories of a merged directory: 1 says so (as overlayfs does)."""
     return replace(shown, nlink=1)
-
-
-def _fewer_links(shown: Attributes, removed: int) -> Attributes:
-    return replace(shown, nlink=max(shown.nlink - removed, 0))

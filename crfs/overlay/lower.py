@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from crfs._native.index import Tree
 from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, DirMarks, is_whiteout, read_marks
+from crfs.overlay.moves import Move, find_moves, iter_directories, join
 
 GivenUp = Callable[[], bool]
 
@@ -51,12 +52,17 @@ def attributes_of(info: os.stat_result) -> Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A name in a lower directory. `key` is the same for all names of one file; `whiteout` hides what is below."""
+    """A name in a lower directory, of a file that has `nlink` of them. `whiteout` hides what is below.
+
+    `key` is the same for all names of one file, and for nothing else: its number on its device (64 bits), and which
+    device of the tree's that is, from 0 on.
+    """
 
     handle: Any
     mode: int
     key: int
     whiteout: bool = False
+    nlink: int = 1
 
 
 class OpenLower(Protocol):
@@ -84,9 +90,11 @@ class Lower(Protocol):
 
     def xattrs(self, handle: Any) -> Mapping[bytes, bytes]: ...
 
-    def path(self, handle: Any) -> bytes: ...
+    def identity(self) -> bytes: ...
 
-    def names(self, found_key: int, handle: Any) -> list[bytes]: ...
+    def names(self, key: int) -> list[bytes]: ...
+
+    def moves(self) -> list[Move]: ...
 
     def open(self, handle: Any) -> OpenLower: ...
 
@@ -124,7 +132,10 @@ class ImageLower:
     def find(self, directory: int, name: bytes) -> Found | None:
         """What a directory holds under a name."""
         inode = self._tree.find(directory, name)
-        return Found(inode, self._tree.attributes(inode).mode, inode) if inode else None
+        if not inode:
+            return None
+        found = self._tree.attributes(inode)
+        return Found(inode, found.mode, inode, nlink=found.nlink)
 
     def marks(self, directory: int) -> DirMarks:
         """None: an image is merged already."""
@@ -150,13 +161,22 @@ class ImageLower:
         """All extended attributes."""
         return self._tree.xattrs(handle)
 
-    def path(self, handle: int) -> bytes:
-        """A path of the inode."""
-        return self._tree.path(handle)
+    def identity(self) -> bytes:
+        """What an image's numbers depend on."""
+        tree = self._tree
+        return b"image:%d:%d:%d:%d" % (self._root, tree.inodes, tree.chunks, tree.file_bytes)
 
-    def names(self, found_key: int, handle: int) -> list[bytes]:
-        """All paths of a file."""
-        return self._tree.paths(handle)
+    def names(self, key: int) -> list[bytes]:
+        """All paths of a file below the directory that is shown."""
+        paths = self._tree.paths(key)
+        if self._root == 1:
+            return paths
+        above = self._tree.path(self._root) + b"/"
+        return [path[len(above) :] for path in paths if path.startswith(above)]
+
+    def moves(self) -> list[Move]:
+        """None: an image is merged already."""
+        return []
 
     def open(self, handle: int) -> OpenLower:
         """A file to read from."""
@@ -180,6 +200,8 @@ class DirectoryLower:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._linked: dict[int, list[bytes]] | None = None
+        self._moves: list[Move] | None = None
+        self._devices = {os.fstat(fd).st_dev: 0}
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -198,16 +220,22 @@ class DirectoryLower:
 
     def find(self, directory: bytes, name: bytes) -> Found | None:
         """What a directory holds under a name; a whiteout is found as such."""
-        path = directory + b"/" + name if directory else name
+        path = join(directory, name)
         try:
             info = self._stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return self._find_aufs(directory, name)
-        return _found(path, info)
+        return self._found(path, info)
+
+    def _found(self, path: bytes, info: os.stat_result) -> Found:
+        return Found(path, info.st_mode, self._key(info), is_whiteout(info), info.st_nlink)
+
+    def _key(self, info: os.stat_result) -> int:
+        return self._devices.setdefault(info.st_dev, len(self._devices)) << 64 | info.st_ino
 
     def _find_aufs(self, directory: bytes, name: bytes) -> Found | None:
         """A whiteout that is a file `.wh.NAME`, where device nodes could not be made."""
-        path = (directory + b"/" if directory else b"") + WHITEOUT_PREFIX + name
+        path = join(directory, WHITEOUT_PREFIX + name)
         try:
             self._stat(path)
         except OSError:
@@ -219,7 +247,7 @@ class DirectoryLower:
         marks = read_marks(self._at(directory) + b"/.")
         if not marks.opaque:
             try:
-                self._stat((directory + b"/" if directory else b"") + OPAQUE_NAME)
+                self._stat(join(directory, OPAQUE_NAME))
             except OSError:
                 return marks
             return DirMarks(True, marks.redirect)
@@ -231,14 +259,14 @@ class DirectoryLower:
         try:
             for text in os.listdir(fd):
                 name = os.fsencode(text)
-                path = directory + b"/" + name if directory else name
+                path = join(directory, name)
                 if name == OPAQUE_NAME:
                     continue
                 if name.startswith(WHITEOUT_PREFIX):
                     yield name[len(WHITEOUT_PREFIX) :], Found(path, stat.S_IFCHR, 0, whiteout=True)
                     continue
                 try:
-                    yield name, _found(path, os.stat(name, dir_fd=fd, follow_symlinks=False))
+                    yield name, self._found(path, os.stat(name, dir_fd=fd, follow_symlinks=False))
                 except FileNotFoundError:
                     continue
         finally:
@@ -267,29 +295,35 @@ class DirectoryLower:
             if not name.startswith("system.")
         }
 
-    def path(self, handle: bytes) -> bytes:
-        """The path below the directory."""
-        return handle
+    def identity(self) -> bytes:
+        """The directory's number: it is the same after a restart."""
+        return b"directory:%d" % os.fstat(self._fd).st_ino
 
-    def names(self, found_key: int, handle: bytes) -> list[bytes]:
-        """All paths of a file; the whole directory is looked through once, when this is first asked."""
+    def names(self, key: int) -> list[bytes]:
+        """All paths of a file of several names. The whole tree is looked through once, when this is first asked."""
         if self._linked is None:
-            linked: dict[int, list[bytes]] = {}
-            for root, _, files, fd in os.fwalk(b".", dir_fd=self._fd, follow_symlinks=False):
-                for name in files:
-                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if info.st_nlink > 1:
-                        linked.setdefault(info.st_ino, []).append(os.path.join(root, name)[2:])
-            self._linked = linked
-        return self._linked.get(found_key, [handle])
+            self._linked = {}
+            for path, fd, entries in iter_directories(self._fd):
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        self._note_linked(path, os.fsencode(entry.name), fd)
+        return self._linked.get(key, [])
+
+    def _note_linked(self, directory: bytes, name: bytes, fd: int) -> None:
+        assert self._linked is not None
+        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if info.st_nlink > 1:
+            self._linked.setdefault(self._key(info), []).append(join(directory, name))
+
+    def moves(self) -> list[Move]:
+        """Directories that were moved in this tree, which may have been an upper one; looked for once."""
+        if self._moves is None:
+            self._moves = find_moves(self._fd)
+        return self._moves
 
     def open(self, handle: bytes) -> OpenLower:
         """A file to read from."""
         return _OpenFile(os.open(handle, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))
-
-
-def _found(path: bytes, info: os.stat_result) -> Found:
-    return Found(path, info.st_mode, info.st_ino, is_whiteout(info))
 
 
 def open_directory(path: bytes) -> DirectoryLower:

@@ -13,6 +13,8 @@ USER = b"user.overlay."
 _FUSE_OVERLAYFS = (b"user.fuseoverlayfs.", b"security.fuseoverlayfs.", b"trusted.fuseoverlayfs.")
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
+# our own: the number of what was copied up. No part of the kernel's marks, but hidden and left alone like them
+NUMBER = b"crfs.number"
 # the kinds of extended attributes that there are (xattr(7))
 NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -20,10 +22,14 @@ _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 @dataclass(frozen=True, slots=True)
 class DirMarks:
-    """What a directory says of the layers below: nothing of them shows, or they have it at another path."""
+    """What a directory says of the layers below: nothing of them shows, or they have it at another path.
+
+    `impure`: nothing of them shows, but it holds what was moved or copied up from them.
+    """
 
     opaque: bool = False
     redirect: bytes | None = None
+    impure: bool = False
 
 
 PLAIN = DirMarks()
@@ -50,7 +56,7 @@ def read_marks(path: bytes | int) -> DirMarks:
         names = os.listxattr(path) if isinstance(path, int) else os.listxattr(path, follow_symlinks=False)
     except OSError:
         return PLAIN
-    opaque, redirect = False, None
+    opaque, redirect, impure = False, None, False
     for text in names:
         name = os.fsencode(text)
         if not is_private(name):
@@ -59,4 +65,6 @@ def read_marks(path: bytes | int) -> DirMarks:
             opaque = opaque or os.getxattr(path, name) == b"y"
         elif name.endswith(b".redirect"):
             redirect = os.getxattr(path, name)
-    return DirMarks(opaque, redirect)
+        elif name.endswith(b".impure"):
+            impure = True
+    return DirMarks(opaque, redirect, impure) if opaque or redirect or impure else PLAIN

@@ -91,8 +91,7 @@ class Namespace:
             info = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         else:
             info = self._own(parent_fd, name, mode, owner)
-        node = self._table.add(self._lookup.upper_number(info.st_ino), info.st_mode, parent, name)
-        self._table.set_upper(node, info.st_ino)
+        node = self._lookup.add_new(info, parent, name)
         node.xattr_names = frozenset()
         return node
 
@@ -134,18 +133,16 @@ class Namespace:
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
         """One more name for a node that has one."""
-        if node.is_orphan or node.name is None or node.parent is None:
-            raise _fail(errno.ENOENT)
         if self._lookup.find(parent, name) is not None:
             raise _fail(errno.EEXIST)
         self._alive(parent)
         self._copy_up.directory(parent)
-        source_fd, parent_fd = self._upper.dir_fd(node.parent), self._upper.dir_fd(parent)
+        self._copy_up.take_in(parent, node)
         try:
-            os.link(node.name, name, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
+            self._upper.link(node, self._upper.dir_fd(parent), name)
         except FileExistsError:
-            staged, work = self._upper.staged_name(), self._upper.work_fd
-            os.link(node.name, staged, src_dir_fd=source_fd, dst_dir_fd=work, follow_symlinks=False)
+            staged = self._upper.staged_name()
+            self._upper.link(node, self._upper.work_fd, staged)
             self._upper.place(staged, parent, name)
         self._table.add_name(node, parent, name)
 
@@ -159,7 +156,7 @@ class Namespace:
             self._upper.white_out(parent, name)
         else:
             os.unlink(name, dir_fd=self._upper.dir_fd(parent))
-        self._table.count_removed(node)
+        self._lookup.links.count_removed(node)
         self._table.unname(node, parent, name)
 
     def rmdir(self, parent: Node, name: bytes) -> None:
@@ -205,6 +202,7 @@ class Namespace:
         self._copy_up.directory(new_parent)
         self._copy_up.anything(node)
         self._copy_up.name(node, old_parent, old)
+        self._copy_up.take_in(new_parent, node)
         hides_lower = bool(self._lookup.lower_parts(old_parent.lowers, old))
         covers_lower = bool(self._lookup.lower_parts(new_parent.lowers, new))
         if node.is_dir:
@@ -213,11 +211,13 @@ class Namespace:
             self._clear(target)
             self._upper.hold(target)
         self._move(node, old_parent, old, new_parent, new, hides_lower)
+        if node.is_dir:
+            self._lookup.links.forget_moves()
         if target is not None:
             if target.is_dir:
                 self._upper.keep(target)
             else:
-                self._table.count_removed(target)
+                self._lookup.links.count_removed(target)
             self._table.unname(target, new_parent, new)
         self._table.unname(node, old_parent, old)
         self._table.add_name(node, new_parent, new)

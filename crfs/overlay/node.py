@@ -5,16 +5,16 @@ and all names of it share one node, so that a copy-up shows through each of them
 """
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from crfs.overlay.lower import Found, Lower, OpenLower
 
 # a lower object: which lower tree, and what it is there
 Part = tuple[Lower, Found]
+# a name, and the directory that has it
+Place = tuple["Node", bytes]
 
 ROOT_INODE = 1
-# where numbers that are taken already are moved to
-_STEP = 1 << 57
 
 
 class Node:
@@ -22,11 +22,13 @@ class Node:
 
     `others` are the further names of a file that have been met.
     `upper`: it exists in the upper directory, there under `name` in the parent's. `lowers`: what it is made of
-    below, topmost first; several only for a directory. `removed` counts the names that a lower file has lost.
+    below, topmost first; several only for a directory. `impure`: an upper directory without lower parts holds
+    something that has its number from below.
     """
 
     __slots__ = (
         "children",
+        "impure",
         "ino",
         "lower_file",
         "lowers",
@@ -37,7 +39,6 @@ class Node:
         "others",
         "parent",
         "redirect",
-        "removed",
         "upper",
         "upper_fd",
         "upper_ino",
@@ -57,7 +58,7 @@ class Node:
         self.children: dict[bytes, Node] = {}
         self.nlookup = 0
         self.opens = 0
-        self.removed = 0
+        self.impure = False
         # where a directory that was moved has its lower parts, from the root of the lower trees on
         self.redirect: bytes | None = None
         # a directory's descriptor, or an open file's
@@ -66,6 +67,12 @@ class Node:
         self.lower_file: OpenLower | None = None
         # what listxattr last said; None where it has to be asked
         self.xattr_names: frozenset[bytes] | None = None
+
+    @property
+    def names(self) -> list[Place]:
+        """All names that have been met."""
+        met = [] if self.parent is None or self.name is None else [(self.parent, self.name)]
+        return met + self.others
 
     @property
     def is_dir(self) -> bool:
@@ -90,8 +97,8 @@ class NodeTable:
         self._by_ino: dict[int, Node] = {ROOT_INODE: root}
         self._by_upper: dict[int, Node] = {}
         self._by_lower: dict[tuple[int, int], Node] = {}
-        # names that lower files have lost; it outlives the nodes
-        self._removed: dict[tuple[int, int], int] = {}
+        # numbers of upper files that the upper directory doesn't tell; it outlives the nodes
+        self._told: dict[int, int] = {}
 
     def get(self, ino: int) -> Node:
         """The node that the kernel calls `ino`; KeyError."""
@@ -103,12 +110,20 @@ class NodeTable:
 
     def find_lower(self, part: Part) -> Node | None:
         """The node of a lower file, which may be known by another name, or be copied up."""
-        return self._by_lower.get(_lower_key(part))
+        return self._by_lower.get(lower_key(part))
 
-    def add(self, number: int, mode: int, parent: Node, name: bytes) -> Node:
-        """A new node, numbered `number` or, if that is taken, something else."""
+    def number_of(self, upper_ino: int) -> int | None:
+        """What an upper file was called before; None where it says so itself."""
+        return self._told.get(upper_ino)
+
+    def remember(self, node: Node) -> None:
+        """The number of an upper file is kept here as long as it has a name: nothing on disk tells it."""
+        self._told[node.upper_ino] = node.ino
+
+    def add(self, number: int, spare: Callable[[], int], mode: int, parent: Node, name: bytes) -> Node:
+        """A new node, numbered `number` or, if that is taken, a spare one."""
         while number in self._by_ino:
-            number += _STEP
+            number = spare()
         node = Node(number, mode, parent, name)
         self._by_ino[number] = node
         parent.children[name] = node
@@ -125,15 +140,7 @@ class NodeTable:
         """What the node is made of below."""
         node.lowers = lowers
         if lowers and not node.is_dir:
-            key = _lower_key(lowers[0])
-            self._by_lower[key] = node
-            node.removed = self._removed.get(key, 0)
-
-    def count_removed(self, node: Node) -> None:
-        """A lower file has lost one of its names."""
-        if not node.upper:
-            node.removed += 1
-            self._removed[_lower_key(node.lowers[0])] = node.removed
+            self._by_lower[lower_key(lowers[0])] = node
 
     def add_name(self, node: Node, parent: Node, name: bytes) -> None:
         """A node has one more name, or is met by one more."""
@@ -151,6 +158,8 @@ class NodeTable:
             node.others.remove((parent, name))
         elif node.parent is parent and node.name == name:
             node.parent, node.name = node.others.pop() if node.others else (None, None)
+        if node.parent is None:
+            self._told.pop(node.upper_ino, None)
 
     def drop(self, node: Node) -> Iterator[Node]:
         """Forget a node that nobody refers to, and then its parents; yields each, for its files to be closed."""
@@ -159,8 +168,8 @@ class NodeTable:
                 return
             if self._by_upper.get(node.upper_ino) is node:
                 del self._by_upper[node.upper_ino]
-            if node.lowers and not node.is_dir and self._by_lower.get(_lower_key(node.lowers[0])) is node:
-                del self._by_lower[_lower_key(node.lowers[0])]
+            if node.lowers and not node.is_dir and self._by_lower.get(lower_key(node.lowers[0])) is node:
+                del self._by_lower[lower_key(node.lowers[0])]
             yield node
             for above, other in node.others:
                 if above.children.get(other) is node:
@@ -173,7 +182,8 @@ class NodeTable:
             node = parent
 
 
-def _lower_key(part: Part) -> tuple[int, int]:
+def lower_key(part: Part) -> tuple[int, int]:
+    """What two names of one lower file have in common."""
     lower, found = part
     return id(lower), found.key
 

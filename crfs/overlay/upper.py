@@ -12,7 +12,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from crfs.overlay.marks import TRUSTED, USER, WHITEOUT_PREFIX, is_whiteout
+from crfs.overlay.marks import NUMBER, TRUSTED, USER, WHITEOUT_PREFIX, is_whiteout
 from crfs.overlay.node import Node
 from crfs.overlay.renameat import EXCHANGE, renameat2
 
@@ -35,11 +35,8 @@ class Upper:
 
     def close(self) -> None:
         """Let go of both directories and of all descriptors."""
-        for node in self._kept.values():
-            os.close(node.upper_fd)
-            node.upper_fd = -1
-        self._kept.clear()
-        _empty(self.work_fd)
+        self.let_all_go()
+        self.empty_work()
         os.close(self.work_fd)
         os.close(self.fd)
 
@@ -75,6 +72,26 @@ class Upper:
             os.close(node.upper_fd)
             node.upper_fd = -1
 
+    def let_all_go(self) -> None:
+        """Close all descriptors of directories."""
+        for node in self._kept.values():
+            os.close(node.upper_fd)
+            node.upper_fd = -1
+        self._kept.clear()
+
+    def linked_in_work(self) -> list[bytes]:
+        """What is in the work directory and, under another name, in the upper one."""
+        found = []
+        for text in os.listdir(self.work_fd):
+            info = os.stat(text, dir_fd=self.work_fd, follow_symlinks=False)
+            if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode) and not is_whiteout(info):
+                found.append(os.fsencode(text))
+        return found
+
+    def empty_work(self) -> None:
+        """Remove all that is in the work directory."""
+        _empty(self.work_fd)
+
     def path(self, node: Node) -> bytes:
         """A path of an upper object for the calls that know no dir_fd; the last component is not followed."""
         if node.parent is None:
@@ -89,6 +106,21 @@ class Upper:
         if node.parent is None or node.name is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return os.stat(node.name, dir_fd=self.dir_fd(node.parent), follow_symlinks=False)
+
+    def is_empty(self) -> bool:
+        """Whether nothing has been written yet."""
+        with os.scandir(b"/proc/self/fd/%d/." % self.fd) as entries:
+            return next(entries, None) is None
+
+    def link(self, node: Node, dir_fd: int, name: bytes) -> None:
+        """One more name for a file that has one or is open."""
+        if node.parent is not None and node.name is not None:
+            source_fd = self.dir_fd(node.parent)
+            os.link(node.name, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        elif node.upper_fd >= 0:
+            os.link(b"/proc/self/fd/%d" % node.upper_fd, name, dst_dir_fd=dir_fd, follow_symlinks=True)
+        else:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def staged_name(self) -> bytes:
         """A name in the work directory that is not in use."""
@@ -124,8 +156,13 @@ class Upper:
 
     def has_name(self, directory: Node, name: bytes) -> bool:
         """Whether an upper directory has an entry of that very name."""
+        return self.has_entry(self.dir_fd(directory), name)
+
+    @staticmethod
+    def has_entry(fd: int, path: bytes) -> bool:
+        """Whether there is something at a path below an open directory."""
         try:
-            os.stat(name, dir_fd=self.dir_fd(directory), follow_symlinks=False)
+            os.stat(path, dir_fd=fd, follow_symlinks=False)
         except OSError:
             return False
         return True
@@ -134,11 +171,7 @@ class Upper:
         """Whether there is a `.wh.NAME`; looked for only where device nodes could not be made."""
         if self._nodes_can_be_made:
             return False
-        try:
-            os.stat(WHITEOUT_PREFIX + name, dir_fd=fd, follow_symlinks=False)
-        except OSError:
-            return False
-        return True
+        return self.has_entry(fd, WHITEOUT_PREFIX + name)
 
     def entries(self, directory: Node) -> list[tuple[bytes, int, int, bool]]:
         """(name, inode number, mode, whether it is a whiteout) of all that an upper directory has."""
@@ -198,6 +231,23 @@ class Upper:
         """Set one of the overlay's own extended attributes."""
         os.setxattr(path, self.prefix + mark, value)
 
+    def set_number_mark(self, path: bytes, mark: bytes) -> bool:
+        """Mark a copy as one that keeps a number; whether that is possible."""
+        try:
+            os.setxattr(path, self.prefix + NUMBER, mark, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def number_mark(self, fd: int, name: bytes) -> bytes | None:
+        """The mark of a copy; None where it has none."""
+        try:
+            return os.getxattr(
+                b"/proc/self/fd/%d/%s" % (fd, name), self.prefix + NUMBER, follow_symlinks=False
+            )
+        except OSError:
+            return None
+
 
 def _entry(fd: int, entry: "os.DirEntry[str]") -> tuple[bytes, int, int, bool]:
     name = os.fsencode(entry.name)
@@ -214,14 +264,13 @@ def _entry(fd: int, entry: "os.DirEntry[str]") -> tuple[bytes, int, int, bool]:
 
 
 def open_upper(upper: bytes, work: bytes, root: Node, *, userxattr: bool) -> Upper:
-    """An upper directory and its work directory; what a crash left in the latter is removed. OSError."""
+    """An upper directory and its work directory, with what a crash may have left there. OSError."""
     fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     work_root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     with contextlib.suppress(FileExistsError):
         os.mkdir(b"work", 0o700, dir_fd=work_root)
     work_fd = os.open(b"work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=work_root)
     os.close(work_root)
-    _empty(work_fd)
     return Upper(fd, work_fd, root, userxattr=userxattr)
 
 

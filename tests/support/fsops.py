@@ -20,6 +20,7 @@ import re
 import stat
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -714,6 +715,27 @@ class Walk(Step):
                 found.append((prefix + entry.name, kind))
                 waiting += [prefix + entry.name + b"/"] if kind == "d" else []
         return sorted(found)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Inodes(Step):
+    """The inode number of every path, and what is wrong with them: directories that tell others, and duplicates."""
+
+    def run(self, place: Place) -> object:
+        numbers, names, links, wrong = {}, Counter[int](), dict[int, int](), []
+        waiting = [b""]
+        while waiting:
+            for entry in os.scandir(b"./" + (prefix := waiting.pop())):
+                status, path = entry.stat(follow_symlinks=False), prefix + entry.name
+                directory = stat.S_ISDIR(status.st_mode)
+                if entry.inode() != status.st_ino:
+                    wrong.append(f"{path!r} is {status.st_ino}, its directory says {entry.inode()}")
+                numbers[path] = status.st_ino
+                names[status.st_ino] += 1
+                links[status.st_ino] = 1 if directory else status.st_nlink
+                waiting += [path + b"/"] if directory else []
+        wrong += [f"{number} has {names[number]} names" for number in names if names[number] > links[number]]
+        return numbers, wrong
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -45,8 +45,8 @@ EXCLUDED = {
     "the size and link count of directories": "1, or the number of subdirectories, as the layers have it",
     "truncate(2) to the size that there is": "FUSE can't tell it from O_TRUNC, which alone sets the mtime then",
     "lseek in directories": "FUSE's and overlayfs's offsets are their own",
-    "link counts of files that have several names in a lower directory, once mounted again": (
-        "the lower directory keeps the number of the names it has; only the kernel's index counts those removed"
+    "link counts of files that have several names in a lower directory, as the kernel shows them without an index": (
+        "the number of names that the lower directory has; only the kernel's index counts those removed"
     ),
     "the order of directory entries": "POSIX leaves it open",
     "a lower file's mapping that was there before the copy-up": "the kernel's shows old bytes (overlayfs.rst)",

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.support.fsops import Failed, Look, Place, Step, Walk, Within
+from tests.support.fsops import Failed, Inodes, Look, Place, Step, Walk, Within
 from tests.support.overlaymounts import KernelOverlay, Mounter, MountFailed
 from tests.t6_mount.overlay.arena import Arena, Side, signature
 from tests.t6_mount.overlay.divergences import allowed
@@ -109,9 +109,23 @@ class Pair:
             raise Mismatch("unmount", str(error)) from error
 
     def _remount(self) -> None:
+        before = self._inodes()
         self._unmount()
-        self._counted = self.stack not in LINKED
         self.mount()
+        changed = [path for path, number in self._inodes().items() if before.get(path) != number]
+        if changed:
+            raise Mismatch("inodes", f"other inode numbers once it is mounted again: {changed}")
+
+    def _inodes(self) -> dict[bytes, int]:
+        """The numbers of the side on trial, as far as they can be told apart."""
+        if not self._arena.numbered:
+            return {}
+        (found,) = self._trial.call(Inodes())
+        assert isinstance(found, tuple), found
+        numbers, wrong = found
+        if wrong:
+            raise Mismatch("inodes", f"wrong inode numbers: {wrong}")
+        return dict(numbers)
 
     def _take(self, step: Step) -> None:
         (wanted,) = self._oracle.call(step)
@@ -152,6 +166,7 @@ class Pair:
         links is the kernel's own, and no other program can see it.
         """
         self._trial.unmount()
+        self._counted = self.stack not in LINKED
         self._mount_by(self._trial, KernelOverlay(), "the kernel can't mount the upper directory on trial")
         self._compare("upper", "the kernel shows another tree of the upper directory on trial")
         self._unmount()

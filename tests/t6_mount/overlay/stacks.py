@@ -260,6 +260,7 @@ def _links(layer: Layer) -> None:
     layer.link(b"one/fifo", b"two/fifo")
     layer.symlink(b"../file", b"one/link")
     layer.link(b"one/link", b"two/link")
+    layer.link(b"dir/sub/c", b"two/c")
 
 
 def _beside_links(layer: Layer) -> None:
@@ -269,6 +270,18 @@ def _beside_links(layer: Layer) -> None:
     layer.directory(b"two", 0o1777)
     layer.file(b"two/own", b"o", 0o666)
     layer.link(b"two/own", b"two/own-too")
+
+
+def _moved_links(layer: Layer) -> None:
+    """A layer above both that moved the directories of the links, into each other."""
+    layer.directory(b"two", 0o777)
+    layer.directory(b"two/uno", 0o777)
+    layer.xattr(b"two/uno", "trusted.overlay.redirect", b"/one")
+    layer.whiteout(b"one")
+    layer.directory(b"dir", 0o777)
+    layer.directory(b"dir/below", 0o755)
+    layer.xattr(b"dir/below", "trusted.overlay.redirect", b"sub")
+    layer.whiteout(b"dir/sub")
 
 
 def _moved(layer: Layer) -> None:
@@ -302,6 +315,7 @@ STACKS: dict[str, Stack] = {
     "moved": [_rich, _moved],
     "deep": [_deep, _deep_changes],
     "links": [_links, _beside_links],
+    "moved links": [_links, _beside_links, _moved_links],
 }
 # those with files of several names, which the kernel keeps together only with an index
-LINKED = frozenset({"links"})
+LINKED = frozenset({"links", "moved links"})
