@@ -158,7 +158,7 @@ def read_tree(services: Services, resolved: Resolved) -> tuple[Tree, ImageReader
         services.pool,
         services.idle,
     )
-    reader = ImageReader(tree, resolved.layers, pages, services.store, loader, READ_SECONDS)
+    reader = ImageReader(tree, resolved.layers, pages, services.store, loader, services.pool, READ_SECONDS)
     for layer in resolved.layers:
         if layer.trust is Trust.BACKGROUND:
             services.loop.submit(verify_in_background(layer))

@@ -8,14 +8,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 
 from crfs._native.index import Chunk, Tree
 from crfs._native.pagecache import PageCache
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError
 from crfs.image.chunks import ChunkLoader
-from crfs.image.prefetch import Prefetch
+from crfs.image.libraries import Libraries
+from crfs.image.objects import ObjectsAhead
+from crfs.image.prefetch import NOTHING, Along, Prefetch
 from crfs.layers.layer import Layer, Trust
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,10 @@ _LOOK_SECONDS = 0.2
 
 
 class ImageReader:
-    """read() and find_cached() over one tree. `wait_seconds` bounds what one read waits for one chunk."""
+    """read() and find_cached() over one tree. `wait_seconds` bounds what one read waits for one chunk.
+
+    `pool` is where what is read ahead of a program's loader is looked for.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class ImageReader:
         pages: PageCache,
         store: Store,
         loader: ChunkLoader,
+        pool: Executor,
         wait_seconds: float,
     ) -> None:
         self._tree = tree
@@ -42,6 +48,7 @@ class ImageReader:
         self._loader = loader
         self._wait_seconds = wait_seconds
         self._prefetch = Prefetch(tree)
+        self._objects = ObjectsAhead(tree, Libraries(tree, self._read_here), self._start_object, pool)
         self._may_lose_belief = any(layer.trust is Trust.BACKGROUND for layer in layers)
         self._tars = {
             number: os.open(layer.tar, os.O_RDONLY | os.O_CLOEXEC)
@@ -67,7 +74,10 @@ class ImageReader:
         chunk, start, end = spans[0]
         if self._may_lose_belief and self._layers[self._tree.chunk(chunk).layer].health.failure:
             return None
-        return self._pages.read(chunk, start, end - start)
+        data = self._pages.read(chunk, start, end - start)
+        if off == 0 and data is not None:
+            self._objects.first_read(inode, data)
+        return data
 
     def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool] = lambda: False) -> bytes:
         """The file's bytes [off, off + size), fewer only at its end. OSError(EIO) where they can't be had.
@@ -82,7 +92,10 @@ class ImageReader:
         except CrfsError as error:
             log.error("%s: %s", self._describe(inode, off), error)
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        if off == 0:
+            self._objects.first_read(inode, data)
+        return data
 
     def _describe(self, inode: int, off: int) -> str:
         """Layer, file and registry, for a line in the log."""
@@ -117,13 +130,34 @@ class ImageReader:
             data = self._store.read_chunk(place.digest, place.size, start, end)
         return data
 
-    def _start(self, chunk: int) -> None:
-        """Begin to fetch a chunk that a reader will come to, unless it is here."""
+    def _read_here(self, inode: int, off: int, size: int) -> bytes | None:
+        """read(), of what is here."""
+        parts = []
+        for chunk, start, end in self._tree.cover(inode, off, size):
+            place = self._tree.chunk(chunk) if chunk >= 0 else None
+            tar = self._tars.get(place.layer) if place else None
+            if place is None:
+                data: bytes | None = bytes(end - start)
+            elif tar is not None:
+                data = _pread(tar, place, start, end)
+            else:
+                data = self._find_chunk(place, start, end)
+            if data is None:
+                return None
+            parts.append(data)
+        return b"".join(parts)
+
+    def _start_object(self, chunk: int) -> Future[bytes] | None:
+        return self._start(chunk, self._prefetch.along(chunk))
+
+    def _start(self, chunk: int, along: Along = NOTHING) -> Future[bytes] | None:
+        """Begin to fetch a chunk that a reader will come to; None where it is here."""
         place = self._tree.chunk(chunk)
-        if self._pages.read(chunk, 0, 1) is None and not (
-            place.digest and self._store.has_chunk(place.digest)
-        ):
-            self._loader.load(chunk, urgent=False)
+        if place.layer in self._tars or self._pages.read(chunk, 0, 1) is not None:
+            return None
+        if place.digest and self._store.has_chunk(place.digest):
+            return None
+        return self._loader.load(chunk, along, urgent=False)
 
     def _wait(self, flight: Future[bytes], given_up: Callable[[], bool]) -> bytes:
         deadline = time.monotonic() + self._wait_seconds
