@@ -17,7 +17,7 @@ from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
 
 if TYPE_CHECKING:
-    from crfs.overlay.overlay import UpperSpec
+    from crfs.cli.upper import Stack
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work", metavar="DIR", type=Path, help="an empty directory beside the upper one, on its file system"
     )
+    parser.add_argument(
+        "--lower",
+        metavar="TREE",
+        action="append",
+        default=[],
+        help="a directory, or what SOURCE may be, that lies over SOURCE (which may be a directory then); "
+        "again for more, topmost first. -o lowerdir=A:B is the same",
+    )
     add_log_options(parser)
     parser.add_argument(
         "--log-file",
@@ -51,23 +59,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Mount; any CrfsError where it can't be done, in the foreground or before the daemon is ready."""
     fuse_options, nonempty = apply_mount_options(args)
-    spec = None
-    if args.upper is not None or args.work is not None:
-        # late, here and below: a read-only mount need not wait for the overlay
-        from crfs.cli.upper import upper_spec
+    stack = None
+    if args.upper is not None or args.work is not None or args.lower:
+        # late, here and below: a read-only mount of one image need not wait for the overlay
+        from crfs.cli.upper import stack_of
 
-        spec = upper_spec(args)
+        stack = stack_of(args)
     where = claim(args.dir, nonempty=nonempty)
     if args.foreground:
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
-        _serve(args, where, fuse_options, spec, lambda: None)
+        _serve(args, where, fuse_options, stack, lambda: None)
         return 0
     log_path = (args.log_file or log_directory() / "mount.log").absolute()
 
     def work(ready: Ready) -> None:
         log = open_log(log_path)
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
-        _serve(args, where, fuse_options, spec, lambda: ready(log))
+        _serve(args, where, fuse_options, stack, lambda: ready(log))
 
     run_in_background(work)
     return 0
@@ -77,14 +85,25 @@ def _serve(
     args: argparse.Namespace,
     where: Path,
     options: tuple[str, ...],
-    spec: "UpperSpec | None",
+    stack: "Stack | None",
     ready: Callable[[], None],
 ) -> None:
-    """Open the image and serve it; runs in the process that stays."""
-    from crfs.cli.compose import open_services, read_tree, resolve, settings_of
-
+    """Open what is to be mounted and serve it; runs in the process that stays."""
     tame_malloc()
     block_signals()
+    if stack is None:
+        _serve_image(args, where, options, ready)
+    else:
+        from crfs.cli.upper import serve_stack
+
+        serve_stack(args, where, options, stack, ready)
+
+
+def _serve_image(
+    args: argparse.Namespace, where: Path, options: tuple[str, ...], ready: Callable[[], None]
+) -> None:
+    from crfs.cli.compose import open_services, read_tree, resolve, settings_of
+
     settings = settings_of(args)
     services = open_services(settings)
     try:
@@ -92,12 +111,7 @@ def _serve(
             resolved = resolve(services, settings, parse_source(args.source))
             tree, reader = read_tree(services, resolved)
         settle()
-        request = MountRequest(where, resolved.name, options, writable=spec is not None)
-        if spec is None:
-            serve_tree(tree, reader, request, ready, reader.stop)
-        else:
-            from crfs.cli.upper import serve_writable
-
-            serve_writable(tree, reader, spec, request, ready)
+        request = MountRequest(where, resolved.name, options)
+        serve_tree(tree, reader, request, ready, reader.stop)
     finally:
         services.close()

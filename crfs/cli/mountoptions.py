@@ -5,11 +5,12 @@ from pathlib import Path
 
 from crfs.cli.options import parse_bool
 from crfs.errors import UsageError
+from crfs.integrations.escapes import split_list, unescape
 
 # handed to libfuse as they are
 _FUSE = {"allow_other", "allow_root", "default_permissions", "auto_unmount", "fsname", "max_read", "debug"}
 _FUSE |= {"suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "sync", "async", "nonempty"}
-# mount(8) and fstab(5); a crfs mount is read-only whatever they say
+# mount(8) and fstab(5); a mount is writable where it has an upper directory, whatever they say
 _IGNORED = {"ro", "rw", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail"}
 _IGNORED |= {
     "_netdev",
@@ -46,6 +47,8 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 setattr(args, name, Path(value))
             case "upperdir" | "workdir":
                 setattr(args, name.removesuffix("dir"), Path(value))
+            case "lower" | "lowerdir":
+                args.lower = [*args.lower, *(unescape(each) for each in split_list(value))]
             case "authfile" | "platform" | "log_level":
                 setattr(args, name, value)
             case "tls_verify" | "allow_unverified":

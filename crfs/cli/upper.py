@@ -1,32 +1,56 @@
-"""The writable layer of `crfs mount`: checked before anything is fetched, served in the place of the image."""
+"""`crfs mount` with an upper directory, or several lower trees: checked before anything is fetched."""
 
 import argparse
+import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from crfs._native.index import Tree
+from crfs.cli.compose import settings_of
+from crfs.cli.lowers import Named, OpenLowers, directories, parse_lower, shown_name
+from crfs.cli.overlay import open_overlay
 from crfs.errors import UsageError
-from crfs.image.reader import ImageReader
+from crfs.fuse.session import interruptible
 from crfs.mount.fuse import MountRequest
+from crfs.mount.memory import settle
 from crfs.mount.writable import serve_overlay
-from crfs.overlay.lower import ImageLower
-from crfs.overlay.overlay import Overlay, UpperSpec, check_directories
+from crfs.overlay.overlay import UpperSpec, check_directories
 
 
-def upper_spec(args: argparse.Namespace) -> UpperSpec:
-    """The directories that `--upper` and `--work` name; UsageError, MountError."""
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Lower trees, topmost first, and where changes go; without `spec` the mount is read-only."""
+
+    lowers: tuple[Named, ...]
+    spec: UpperSpec | None
+
+
+def stack_of(args: argparse.Namespace) -> Stack:
+    """What `--lower`, SOURCE, `--upper` and `--work` name; UsageError, MountError."""
+    lowers = tuple(parse_lower(text) for text in (*args.lower, args.source))
+    if args.upper is None and args.work is None:
+        return Stack(lowers, None)
     if args.upper is None or args.work is None:
         raise UsageError("--upper and --work go together")
     spec = UpperSpec(
         os.fsencode(args.upper.absolute()), os.fsencode(args.work.absolute()), userxattr=os.geteuid() != 0
     )
-    check_directories(spec, [])
-    return spec
+    check_directories(spec, directories(lowers))
+    return Stack(lowers, spec)
 
 
-def serve_writable(
-    tree: Tree, reader: ImageReader, spec: UpperSpec, request: MountRequest, ready: Callable[[], None]
+def serve_stack(
+    args: argparse.Namespace,
+    where: Path,
+    options: tuple[str, ...],
+    stack: Stack,
+    ready: Callable[[], None],
 ) -> None:
-    """Serve an image under its upper directory until it is unmounted."""
-    overlay = Overlay([ImageLower(tree, reader)], spec)
-    serve_overlay(overlay, request, ready, reader.stop)
+    """Serve lower trees, under an upper directory if there is one, until unmounted."""
+    with contextlib.closing(OpenLowers(settings_of(args))) as opened:
+        with interruptible():
+            trees = [opened.open(lower) for lower in stack.lowers]
+        settle()
+        request = MountRequest(where, shown_name(stack.lowers[-1]), options, writable=stack.spec is not None)
+        serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)

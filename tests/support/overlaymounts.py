@@ -17,7 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -115,19 +115,20 @@ class KernelMount:
 class FuseOverlay:
     """A program with the command line of fuse-overlayfs, which goes to the background by itself.
 
-    One that is not `silent` may say something although it succeeds.
+    One that is not `silent` may say something although it succeeds. `options` are given to every mount.
     """
 
     program: Path
     name: str
     silent: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         return None if self.program.exists() else f"there is no {self.program}"
 
     def mount(self, layers: Layers, at: Path, *options: str) -> FuseMount:
-        words = ",".join([*layers.options, "suid", "dev", *options])
+        words = ",".join([*layers.options, "suid", "dev", *self.options, *options])
         mark = f"{_MARK}={uuid.uuid4().hex}"
         try:
             said = _run([self.program, "-o", words, at], {**self.environment, _MARK: mark.partition("=")[2]})
@@ -174,9 +175,15 @@ def crfs_overlayfs(environment: Mapping[str, str]) -> FuseOverlay:
     return FuseOverlay(Path(sys.executable).with_name("crfs-overlayfs"), "crfs", environment=environment)
 
 
+def crfs_userxattr(environment: Mapping[str, str]) -> FuseOverlay:
+    """The same with the marks of who has no privileges."""
+    return replace(crfs_overlayfs(environment), name="crfs-userxattr", options=("userxattr",))
+
+
 def mounters(environment: Mapping[str, str]) -> dict[str, Mounter]:
     """All of them, by name."""
-    found: list[Mounter] = [KernelOverlay(), fuse_overlayfs(), crfs_overlayfs(environment)]
+    ours = crfs_overlayfs(environment), crfs_userxattr(environment)
+    found: list[Mounter] = [KernelOverlay(), fuse_overlayfs(), *ours]
     return {mounter.name: mounter for mounter in found}
 
 
