@@ -7,9 +7,10 @@ prepare().
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from crfs.overlay.lookup import Lookup
@@ -19,6 +20,9 @@ from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
 from crfs.overlay.upper import Upper
 
 _PIECE = 1 << 20
+# what the file systems below can leave out
+_BLOCK = 4096
+_ZEROS = bytes(_BLOCK)
 
 
 @dataclass(slots=True)
@@ -191,14 +195,32 @@ class CopyUp:
 def _copy(source: OpenLower, fd: int, size: int, given_up: GivenUp) -> None:
     off = 0
     while off < size:
-        data = source.read(off, min(_PIECE, size - off), given_up)
-        if not data:
-            return
-        if data.strip(b"\0"):
-            view = memoryview(data)
-            while view:
-                view = view[os.pwrite(fd, view, off + len(data) - len(view)) :]
-        off += len(data)
+        off, end = source.data_at(off, size)
+        while off < end:
+            data = source.read(off, min(_PIECE, end - off), given_up)
+            if not data:
+                return
+            for start, stop in _written(data):
+                _write(fd, memoryview(data)[start:stop], off + start)
+            off += len(data)
+
+
+def _written(data: bytes) -> Iterator[tuple[int, int]]:
+    """The spans of some bytes that have to be written: blocks of zeros become holes."""
+    if _ZEROS not in data:
+        yield 0, len(data)
+        return
+    blocks = range(0, len(data), _BLOCK)
+    for full, group in itertools.groupby(blocks, lambda at: data[at : at + _BLOCK].strip(b"\0") != b""):
+        if full:
+            starts = list(group)
+            yield starts[0], min(starts[-1] + _BLOCK, len(data))
+
+
+def _write(fd: int, view: memoryview, off: int) -> None:
+    while view:
+        written = os.pwrite(fd, view, off)
+        view, off = view[written:], off + written
 
 
 def finish_copies(upper: Upper, lowers: Sequence[Lower]) -> None:

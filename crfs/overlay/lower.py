@@ -66,9 +66,14 @@ class Found:
 
 
 class OpenLower(Protocol):
-    """An open regular file of a lower tree."""
+    """An open regular file of a lower tree.
+
+    `data_at`: the first span of a file of `size` bytes, from `off` on, that may hold anything but zeros.
+    """
 
     def read(self, off: int, size: int, given_up: GivenUp) -> bytes: ...
+
+    def data_at(self, off: int, size: int) -> tuple[int, int]: ...
 
     def close(self) -> None: ...
 
@@ -112,6 +117,9 @@ class _OpenInode:
 
     def read(self, off: int, size: int, given_up: GivenUp) -> bytes:
         return self.reader.read(self.inode, off, size, given_up)
+
+    def data_at(self, off: int, size: int) -> tuple[int, int]:
+        return off, size
 
     def close(self) -> None:
         return
@@ -189,6 +197,14 @@ class _OpenFile:
 
     def read(self, off: int, size: int, given_up: GivenUp) -> bytes:
         return os.pread(self.fd, size, off)
+
+    def data_at(self, off: int, size: int) -> tuple[int, int]:
+        try:
+            start = os.lseek(self.fd, off, os.SEEK_DATA)
+            return start, min(os.lseek(self.fd, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            # no data any more; file systems that don't know holes have but one span
+            return (size, size) if error.errno == errno.ENXIO else (off, size)
 
     def close(self) -> None:
         os.close(self.fd)

@@ -1,0 +1,78 @@
+"""What a copy-up keeps of a file's bytes: all of them, and its holes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crfs.overlay.lower import DirectoryLower, OpenLower, open_directory
+from tests.support.overlaytree import opened
+
+BLOCK = 4096
+
+
+class _Unsparse:
+    """A lower file whose holes nobody knows, as in an image."""
+
+    def __init__(self, opened: OpenLower) -> None:
+        self.read, self.close = opened.read, opened.close
+
+    def data_at(self, off: int, size: int) -> tuple[int, int]:
+        return off, size
+
+
+class _AsAnImage(DirectoryLower):
+    def open(self, handle: bytes) -> OpenLower:
+        return _Unsparse(super().open(handle))
+
+
+def sparse(path: Path) -> None:
+    """Data in three places of 9 MiB, none of them at a boundary of anything."""
+    with path.open("wb") as file:
+        for at in (BLOCK * 3 + 5, (3 << 20) + 17, (5 << 20) + BLOCK * 2 - 1):
+            file.seek(at)
+            file.write(b"data")
+        file.truncate((9 << 20) + 3)
+
+
+def as_an_image(path: Path) -> DirectoryLower:
+    return _AsAnImage(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+
+
+def as_a_directory(path: Path) -> DirectoryLower:
+    return open_directory(os.fsencode(path))
+
+
+@pytest.mark.parametrize("kind", [as_a_directory, as_an_image])
+def test_holes_stay_holes(tmp_path: Path, kind: Callable[[Path], DirectoryLower]) -> None:
+    lower = tmp_path / "lower"
+    lower.mkdir()
+    sparse(lower / "file")
+    with opened([kind(lower)], tmp_path) as tree:
+        tree.chmod(b"file", 0o600)
+    copy = tmp_path / "upper/file"
+    assert copy.read_bytes() == (lower / "file").read_bytes()
+    assert copy.stat().st_blocks * 512 <= 5 * BLOCK
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([b"\0", b"x", b"0"]), st.integers(1, 3 * BLOCK)), max_size=6))
+def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[bytes, int]]) -> None:
+    base = tmp_path_factory.mktemp("any")
+    (base / "lower").mkdir()
+    content = b"".join(byte * count for byte, count in runs)
+    (base / "lower/file").write_bytes(content)
+    with opened([as_an_image(base / "lower")], base) as tree:
+        tree.chmod(b"file", 0o600)
+        assert tree.read(b"file") == content
+    assert (base / "upper/file").read_bytes() == content
+
+
+def test_only_as_much_is_copied_as_stays(tmp_path: Path) -> None:
+    (tmp_path / "lower").mkdir()
+    (tmp_path / "lower/file").write_bytes(b"x" * 100_000)
+    with opened([tmp_path / "lower"], tmp_path) as tree, tree.open(b"file", os.O_WRONLY | os.O_TRUNC):
+        assert tree.stat(b"file").size == 0
