@@ -1,16 +1,15 @@
 """Directories as readdir(3) and its relatives list them: offsets, types, inodes, many and long names."""
 
-import ctypes
 import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from crfs.registry.server import Registry
+from tests.support.dirstream import Dirent, Stream
 from tests.support.layers import Dir, Entry, Fifo, File, Symlink
 from tests.support.mounting import crfs_in, run_program
 from tests.t6_mount.images import estargz_layer, push
@@ -31,56 +30,6 @@ ENTRIES: list[Entry] = [
     File("/".join([LEVEL] * DEEP) + "/file", b"deep"),
     File("a" * 255, b"long"),
 ]
-
-
-class _Dirent(ctypes.Structure):
-    """struct dirent of 64-bit Linux (readdir(3))."""
-
-    _fields_ = (
-        ("d_ino", ctypes.c_uint64),
-        ("d_off", ctypes.c_int64),
-        ("d_reclen", ctypes.c_ushort),
-        ("d_type", ctypes.c_ubyte),
-        ("d_name", ctypes.c_char * 256),
-    )
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.opendir.restype = ctypes.c_void_p
-_libc.readdir.restype = ctypes.POINTER(_Dirent)
-_libc.telldir.restype = ctypes.c_long
-
-
-@dataclass(frozen=True, slots=True)
-class Dirent:
-    name: bytes
-    inode: int
-    type: int
-
-
-class Stream:
-    """A directory stream of libc."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream = ctypes.c_void_p(_libc.opendir(os.fsencode(path)))
-        assert self._stream, os.strerror(ctypes.get_errno())
-
-    def __iter__(self) -> Iterator[Dirent]:
-        while entry := _libc.readdir(self._stream):
-            found = entry.contents
-            yield Dirent(found.d_name, found.d_ino, found.d_type)
-
-    def tell(self) -> int:
-        return int(_libc.telldir(self._stream))
-
-    def seek(self, position: int) -> None:
-        _libc.seekdir(self._stream, ctypes.c_long(position))
-
-    def rewind(self) -> None:
-        _libc.rewinddir(self._stream)
-
-    def close(self) -> None:
-        _libc.closedir(self._stream)
 
 
 @pytest.fixture(scope="module")
