@@ -7,10 +7,13 @@ declares some: for each of the regular expressions one has to come, and any numb
 """
 
 import logging
+import os
 import re
 from collections.abc import Generator
 
 import pytest
+
+from crfs.mount.handover import DISABLE
 
 _MARK = "warns(*patterns): regular expressions for the warnings of crfs that this test has to cause"
 
@@ -37,6 +40,8 @@ _recorder = _Recorder()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARK)
     logging.getLogger("crfs").addHandler(_recorder)
+    # a process that outlives its test is of use to none but the tests of it
+    os.environ.setdefault(DISABLE, "1")
 
 
 def pytest_unconfigure() -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from crfs import __version__
+from crfs.cli.background import hand_over_mount
 from crfs.errors import CrfsError, UsageError
 
 COMMANDS = {
@@ -45,8 +46,12 @@ def _arguments(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; the exit status. Our own, which is not given, may be run by a warm process."""
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
+    if argv is None and arguments[:1] == ["mount"]:
+        status = hand_over_mount("crfs", arguments)
+        if status is not None:
+            return status
     command = next((word for word in arguments if not word.startswith("-")), None)
     args = build_parser(command).parse_args(arguments)
     try:

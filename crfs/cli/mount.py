@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crfs.blobs.directories import log_directory
+from crfs.cli.background import run_in_background
 from crfs.cli.mountoptions import apply_mount_options
 from crfs.cli.options import add_log_options, add_source_options, configure_log, open_log
 from crfs.formats.reference import parse_source
 from crfs.fuse.session import block_signals, interruptible
-from crfs.mount.daemon import Ready, run_in_background
+from crfs.mount.daemon import Ready
 from crfs.mount.fuse import MountRequest, serve_tree
 from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
@@ -47,6 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a directory, or what SOURCE may be, that lies over SOURCE (which may be a directory then); "
         "again for more, topmost first. -o lowerdir=A:B is the same",
     )
+    parser.add_argument(
+        "--no-server",
+        dest="server",
+        action="store_false",
+        help="start from nothing, and leave no process behind that makes the next mounts quicker",
+    )
     add_log_options(parser)
     parser.add_argument(
         "--log-file",
@@ -77,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
         _serve(args, where, fuse_options, stack, lambda: ready(log))
 
-    run_in_background(work)
+    run_in_background(work, warm=args.server)
     return 0
 
 

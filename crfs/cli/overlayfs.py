@@ -11,11 +11,12 @@ from pathlib import Path
 
 from crfs import __version__
 from crfs.blobs.directories import log_directory
+from crfs.cli.background import hand_over_mount, run_in_background
 from crfs.cli.options import configure_log, open_log
 from crfs.errors import CrfsError, UsageError
 from crfs.integrations.fuseoverlayfs import parse_request, parse_words
 from crfs.integrations.overlayrequest import OverlayRequest
-from crfs.mount.daemon import Ready, run_in_background
+from crfs.mount.daemon import Ready
 
 PROGRAM = "crfs-overlayfs"
 # podman and buildah show all of it; other programs look for fuse-overlayfs's line and compare the number
@@ -60,7 +61,10 @@ usage: {PROGRAM} [options] <mountpoint>
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line; the exit status. Our own, which is not given, may be run by a warm process."""
+    status = hand_over_mount(PROGRAM, sys.argv[1:]) if argv is None else None
+    if status is not None:
+        return status
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except CrfsError as error:

@@ -1,0 +1,221 @@
+"""A process that has everything imported and forks a child for each command line that is handed to it.
+
+It never starts a thread, opens nothing and mounts nothing by itself. It is begun by a command that was not handed
+over, has that one's identity (crfs.mount.handover), and ends IDLE_SECONDS after its last mount.
+"""
+
+import contextlib
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from crfs.mount.handover import (
+    ANSWER_SECONDS,
+    DISABLE,
+    GO,
+    HEADER,
+    PID,
+    READY,
+    STATUS,
+    identity,
+    peer_uid,
+    socket_path,
+)
+
+Programs = Mapping[str, Callable[[Sequence[str]], int]]
+IDLE_SECONDS = 5.0
+# the program that has just been started has the machine to itself before more is imported here
+_PRELOAD_AFTER = 2.0
+_MESSAGE_MAX = 1 << 20
+_FILES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command line as it was handed over; `files` are stdin, stdout, stderr and the directory."""
+
+    program: str
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    umask: int
+    files: Sequence[int]
+
+
+def fork_warm(programs: Programs, preload: Callable[[], None], lifeline: int) -> None:
+    """Leave a warm process behind, unless there is one; no thread may run.
+
+    `preload` imports what has not been needed so far. `lifeline` is the read end of a pipe that lives as long
+    as the caller's mount.
+    """
+    if os.environ.get(DISABLE):
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork() == 0:
+        try:
+            _be_warm(programs, preload, lifeline)
+        finally:
+            os._exit(0)
+
+
+def _be_warm(programs: Programs, preload: Callable[[], None], lifeline: int) -> None:
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.dup2(lifeline, 3)
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    described = identity()
+    path = socket_path(described)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.umask(0o077)
+    listener.bind(os.fspath(path))
+    listener.listen(64)
+    setproctitle("crfs: warm, for the next mount")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    gc.freeze()
+    try:
+        _Warm(programs, described, listener, [3], [lock]).run(preload)
+    finally:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _Warm:
+    programs: Programs
+    described: bytes
+    listener: socket.socket
+    # each is readable once a mount has ended
+    lifelines: list[int]
+    # what a child must not hold on to
+    private: list[int]
+    _poll: select.poll = field(default_factory=select.poll)
+
+    def run(self, preload: Callable[[], None]) -> None:
+        """Until it has been idle for long enough."""
+        self._poll.register(self.listener, select.POLLIN)
+        for lifeline in self.lifelines:
+            self._poll.register(lifeline, 0)
+        if not self._poll.poll(_PRELOAD_AFTER * 1000):
+            preload()
+            gc.freeze()
+        while True:
+            events = self._poll.poll(None if self.lifelines else IDLE_SECONDS * 1000)
+            if not events:
+                return
+            for number, _ in events:
+                if number == self.listener.fileno():
+                    self._accept()
+                else:
+                    self._poll.unregister(number)
+                    self.lifelines.remove(number)
+                    os.close(number)
+
+    def _accept(self) -> None:
+        connection, _ = self.listener.accept()
+        with connection:
+            connection.settimeout(ANSWER_SECONDS)
+            with contextlib.suppress(OSError, ValueError):
+                call = self._receive(connection)
+                try:
+                    connection.sendall(READY)
+                    if connection.recv(1) == GO:
+                        self._start(connection, call)
+                finally:
+                    for file in call.files:
+                        os.close(file)
+
+    def _receive(self, connection: socket.socket) -> Call:
+        """ValueError where it is none of ours."""
+        data, files, flags, _ = socket.recv_fds(connection, _MESSAGE_MAX, _FILES)
+        count, umask = HEADER.unpack_from(data)
+        *fields, described = data[HEADER.size :].split(b"\0")
+        ours = peer_uid(connection) == os.geteuid() and described == self.described
+        if not ours or flags or len(files) != _FILES or fields[0].decode() not in self.programs:
+            for file in files:
+                os.close(file)
+            raise ValueError("not for us")
+        program, *argv = map(os.fsdecode, fields[:count])
+        pairs = (os.fsdecode(setting).partition("=") for setting in fields[count:])
+        return Call(program, argv, {name: value for name, _, value in pairs}, umask, files)
+
+    def _start(self, connection: socket.socket, call: Call) -> None:
+        lifeline, held = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(lifeline)
+            self._run_child(connection, call)
+        os.close(held)
+        self.lifelines.append(lifeline)
+        self._poll.register(lifeline, 0)
+
+    def _run_child(self, connection: socket.socket, call: Call) -> NoReturn:
+        """What a fresh interpreter would do with the command line."""
+        status = 1
+        try:
+            self.listener.close()
+            for number in (*self.lifelines, *self.private):
+                os.close(number)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            _take_over(call)
+            setproctitle(" ".join((call.program, *call.argv)))
+            connection.settimeout(None)
+            connection.sendall(PID.pack(os.getpid()))
+            # the daemon that this process leaves must not keep whoever waits for the status
+            os.register_at_fork(after_in_child=connection.close)
+            status = _status(self.programs[call.program], call.argv)
+        finally:
+            with contextlib.suppress(OSError):
+                connection.sendall(STATUS.pack(status))
+            os._exit(status)
+
+
+def _take_over(call: Call) -> None:
+    """Have its files, directory, mask and environment."""
+    for number, file in enumerate(call.files[:3]):
+        os.dup2(file, number)
+    os.fchdir(call.files[3])
+    for file in call.files:
+        os.close(file)
+    os.umask(call.umask)
+    os.environ.clear()
+    os.environ.update(call.environment)
+    # this one is warm
+    os.environ[DISABLE] = "1"
+    time.tzset()
+
+
+def _status(program: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    try:
+        return program(argv) & 0xFF
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return (end.code or 0) & 0xFF
+        sys.stderr.write(f"{end.code}\n")
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
