@@ -7,13 +7,25 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.fsops import Chmod, Failed, Open, Rename, SetXattr, Step, Unlink, Write
+from tests.support.fsops import (
+    Chmod,
+    Failed,
+    Link,
+    Mkdir,
+    Open,
+    Rename,
+    SetXattr,
+    Step,
+    Symlink,
+    Unlink,
+    Write,
+)
 from tests.support.overlaymounts import FuseOverlay, KernelOverlay
 from tests.t6_mount.overlay.arena import Arena, Side, mounted
 from tests.t6_mount.overlay.stacks import Layer, build
@@ -25,6 +37,7 @@ OLD = b"an old line of many\n" * 20_000
 MORE = b"and a new one\n"
 NEW = b"all new\n" * 1000
 APPEND = os.O_WRONLY | os.O_APPEND
+NAMES = ("file", "sub/link")
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
@@ -37,6 +50,8 @@ def _fill(layer: Layer) -> None:
         layer.link(b"one%d" % number, b"two%d" % number)
         layer.directory(b"dir%d" % number)
         layer.file(b"dir%d/file" % number, b"inside")
+        layer.directory(b"dir%d/sub" % number)
+        layer.link(b"dir%d/file" % number, b"dir%d/sub/link" % number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +88,8 @@ def _appended_to_both(root: Path, number: int) -> str:
         for name in ("one", "two")
     ]
     assert found[0] == found[1]
+    # names that parted would part for good with the next write
+    assert (root / f"one{number}").samefile(root / f"two{number}")
     return found[0]
 
 
@@ -100,6 +117,30 @@ def _directory_renamed(root: Path, number: int) -> str:
     return _one_of(found, before=(b"inside", None), after=(None, b"inside"))
 
 
+def _directory_renamed_and_written(root: Path, number: int) -> str:
+    """Over an empty directory, with a link in it that nobody has looked at when the other is written."""
+    old, new = root / f"dir{number}", root / f"new{number}"
+    states = [(path / name).read_bytes() for path in (old, new) for name in NAMES if (path / name).exists()]
+    assert len(states) == 2
+    assert states[0] == states[1]
+    if (old / "file").exists():
+        return _one_of((states[0], new.exists()), before=(b"inside", False), between=(b"inside", True))
+    return _one_of(states[0], between=b"inside", after=b"beside")
+
+
+def _created(root: Path, number: int) -> str:
+    new = root / f"new{number}"
+    if not new.exists():
+        return "before"
+    names = sorted(os.listdir(new))
+    if names == ["1", "link"] and all((new / name).read_bytes() == NEW for name in names):
+        assert os.readlink(new / "link") == "1"
+        return "after"
+    assert names in ([], ["1"], ["0"], ["0", "1"]), names
+    assert all((new / name).read_bytes() in (b"", NEW) for name in names)
+    return "between"
+
+
 def _removed(root: Path, number: int) -> str:
     return _one_of(_content(root / f"file{number}"), before=OLD, after=None)
 
@@ -117,6 +158,26 @@ WORKS = {
     ),
     "rename": Work(lambda n: (Rename(b"file" + n, b"new" + n),), _renamed),
     "rename directories": Work(lambda n: (Rename(b"dir" + n, b"new" + n),), _directory_renamed),
+    "rename directories over others and write": Work(
+        lambda n: (
+            Mkdir(b"new" + n),
+            Rename(b"dir" + n, b"new" + n),
+            Open(0, b"new" + n + b"/file", os.O_WRONLY),
+            Write(0, b"beside"),
+        ),
+        _directory_renamed_and_written,
+    ),
+    "create": Work(
+        lambda n: (
+            Mkdir(b"new" + n),
+            Open(0, b"new" + n + b"/0", CREATE),
+            Write(0, NEW),
+            Link(b"new" + n + b"/0", b"new" + n + b"/1"),
+            Unlink(b"new" + n + b"/0"),
+            Symlink(b"1", b"new" + n + b"/link"),
+        ),
+        _created,
+    ),
     "remove": Work(lambda n: (Unlink(b"file" + n),), _removed),
 }
 
@@ -162,11 +223,7 @@ def _killed_after(side: Side, work: Work, numbers: list[int], entries: int) -> l
     pids, wanted = side.pids, len(os.listdir(side.upper)) + entries
     steps = [work.steps(b"%d" % number) for number in numbers]
     side.hand.start(*itertools.chain(*steps))
-    deadline = time.monotonic() + 10
-    while len(os.listdir(side.upper)) < wanted and time.monotonic() < deadline:
-        pass
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    _kill_when(pids, lambda: len(os.listdir(side.upper)) >= wanted)
     answers = iter(side.hand.answers())
     side.close()
     done = [
@@ -175,3 +232,42 @@ def _killed_after(side: Side, work: Work, numbers: list[int], entries: int) -> l
     if "before" in done:
         done[done.index("before")] = "in flight"
     return done
+
+
+LARGE = 96 << 20
+
+
+def _large(layer: Layer) -> None:
+    layer.file(b"large", b"0123456789abcdef" * (LARGE >> 4), 0o640, (1000, 1000))
+    layer.link(b"large", b"link")
+
+
+@pytest.mark.parametrize("megabytes", [0, 5, 40])
+def test_killed_in_a_large_copy_up(arena: Arena, crfs_overlay: FuseOverlay, megabytes: int) -> None:
+    """Both names have the old bytes, the new one nowhere; the half of a copy is gone with the next mount."""
+    base = arena.new_directory()
+    with mounted(crfs_overlay, arena, build([_large], base), base) as side:
+        pids = side.pids
+        side.hand.start(Open(0, b"large", APPEND), Write(0, MORE))
+        _kill_when(pids, lambda: any(path.stat().st_size >> 20 >= megabytes for path in side.left_over()))
+        answers = list(side.hand.answers())
+        side.close()
+        assert side.left_over()
+        assert list(map(type, answers)) == [Failed, Failed]
+        side.mount()
+        assert side.left_over() == []
+        names = [side.at / "large", side.at / "link"]
+        assert {(name.stat().st_size, name.stat().st_uid, name.stat().st_nlink) for name in names} == {
+            (LARGE, 1000, 2)
+        }
+        with names[1].open("ab") as file:
+            file.write(MORE)
+        assert {name.stat().st_size for name in names} == {LARGE + len(MORE)}
+
+
+def _kill_when(pids: Sequence[int], happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happens() and time.monotonic() < deadline:
+        pass
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
