@@ -1,19 +1,116 @@
-"""List the benches with the question that each asks."""
+"""The benches' command line: list the questions, or ask them and report."""
 
 from __future__ import annotations
 
-import importlib
+import argparse
+import os
+import re
+import signal
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
 
-BENCHES = ("start", "walk", "read", "memory")
+from benches import answers
+from benches.catalogue import QUESTIONS
+from benches.draw.tables import print_answer
+from benches.link import LOOPBACK, WAN, Shape
+from benches.place import scratch, source
+from benches.question import Wanted
+from benches.runner import Runner
+
+_SHAPES = {shape.name: shape for shape in (LOOPBACK, WAN)}
+_UNITS = {"kbit": 125.0, "mbit": 125e3, "gbit": 125e6, "ms": 1e-3, "s": 1.0}
 
 
-def main() -> None:
-    """One line a bench."""
-    for name in BENCHES:
-        doc = importlib.import_module(f"benches.{name}").__doc__ or ""
-        print(f"python -m benches.{name:<8} {doc.splitlines()[0]}")
-    print("\nEach takes --json OUT, --runs N, --tag TAG and --peers A,B.")
-    print("`python -m benches.images` builds the images they need.")
+def main(argv: Sequence[str] | None = None) -> None:
+    """Ask what is wanted; the status is 1 where crfs failed at something, and 130 after an interrupt."""
+    options = _parser().parse_args(argv)
+    if options.list:
+        _list()
+        return
+    if os.geteuid() != 0:
+        sys.exit("python -m benches: needs root: it mounts and drops the kernel's caches")
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        sys.exit(_ask_all(options))
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left mounted or running", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_shape(text: str) -> Shape:
+    """`loopback`, `wan`, or RATE,RTT like `50mbit,30ms`. Raises ValueError."""
+    if text in _SHAPES:
+        return _SHAPES[text]
+    rate, _, trip = text.partition(",")
+    return Shape(text, _quantity(rate, "kbit", "mbit", "gbit"), _quantity(trip, "ms", "s"))
+
+
+def _quantity(text: str, *units: str) -> float:
+    match = re.fullmatch(r"([0-9.]+) *([a-z]+)", text.strip().lower())
+    if not match or match[2] not in units:
+        raise ValueError(f"{text!r} is no number of {', '.join(units)}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benches", description="Ask crfs and its peers the same.")
+    made.add_argument("--list", action="store_true", help="show the questions and end")
+    made.add_argument("--only", metavar="NAME,...", type=_names, default=(), help="these questions")
+    made.add_argument("--cases", metavar="NAME,...", type=_names, default=(), help="these cases of them")
+    made.add_argument("--peers", metavar="A,B", type=_names, default=(), help="these peers")
+    made.add_argument("--runs", type=int, default=5, help="how often each peer is asked (default 5)")
+    made.add_argument("--link", type=_shape, metavar="loopback|wan|RATE,RTT", help="e.g. 50mbit,30ms")
+    made.add_argument("--large", action="store_true", help="the image of 500,000 files too")
+    made.add_argument("--registry", metavar="URL", help="your registry, http[s]://HOST[:PORT][/PREFIX]")
+    made.add_argument("--json", type=Path, metavar="OUT", help="write all answers to OUT")
+    made.add_argument("--report", type=Path, metavar="DIR", help="add to the report in DIR and draw it anew")
+    return made
+
+
+def _shape(text: str) -> Shape:
+    try:
+        return parse_shape(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _list() -> None:
+    for name, question in QUESTIONS.items():
+        print(f"{name:<12} {(question.__doc__ or '').splitlines()[0]}")
+        print(f"{'':<12} peers: {', '.join(peer.name for peer in question.PEERS)}")
+
+
+def _ask_all(options: argparse.Namespace) -> int:
+    chosen = options.only or tuple(QUESTIONS)
+    if unknown := set(chosen) - set(QUESTIONS):
+        sys.exit(f"python -m benches: no such question: {', '.join(sorted(unknown))}")
+    told = []
+    with scratch() as directory, source(options.registry) as served:
+        wanted = Wanted(options.large, options.link)
+        runner = Runner(served, directory, wanted, options.runs, options.peers)
+        for name in chosen:
+            told.append(runner.ask(name, QUESTIONS[name], options.cases))
+            print_answer(told[-1])
+            if options.report:
+                answers.save(told[-1], options.report)
+    if options.json:
+        options.json.write_bytes(answers.to_json(told))
+    return int(any(_crfs_failed(answer) for answer in told))
+
+
+def _crfs_failed(answer: answers.Answer) -> bool:
+    return any(case.peers["crfs"].state == "failed" for case in answer.cases if "crfs" in case.peers)
+
+
+def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

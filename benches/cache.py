@@ -18,6 +18,8 @@ from pathlib import Path
 
 import platformdirs
 
+from benches.mountinfo import mounts_below
+
 log = logging.getLogger(__name__)
 
 
@@ -50,18 +52,10 @@ def locked(target: Path) -> Iterator[None]:
 
 def remove_tree(path: Path) -> None:
     """Remove a tree, unmounting first what is mounted in it, so that nothing outside of it is touched."""
-    for mount in sorted(mounts_below(path), reverse=True):
+    for mount in reversed(mounts_below(path)):
         subprocess.run(["umount", "-l", mount], check=True)
     if path.exists():
         shutil.rmtree(path)
-
-
-def mounts_below(path: Path) -> list[str]:
-    """The mount points at or below a directory, as /proc/self/mountinfo has them."""
-    root = os.path.realpath(path)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        points = [line.split(" ")[4] for line in table]
-    return [point for point in points if point == root or point.startswith(root + "/")]
 
 
 def _build(target: Path, build: Callable[[Path], None]) -> None:

@@ -53,19 +53,31 @@ class Containerd:
 
 
 @contextmanager
-def containerd() -> Iterator[Containerd]:
-    """Run a containerd with root, state and sockets in a temporary directory until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="crfs-containerd-", dir=cache_dir()) as root:
-        config = Path(root, "config.toml")
-        config.write_text(_CONFIG.format(root=root))
-        with open(Path(root, "log"), "wb") as log:
-            process = subprocess.Popen(["containerd", "-c", str(config)], stdout=log, stderr=log)
-        try:
+def containerd(below: Path | None = None, config: str = "") -> Iterator[Containerd]:
+    """Run a containerd with root, state and sockets in a temporary directory until the block ends.
+
+    The directory is made in `below`, or in the cache; `config` are more lines of containerd's config.
+    """
+    with tempfile.TemporaryDirectory(prefix="crfs-containerd-", dir=below or cache_dir()) as root:
+        file = Path(root, "config.toml")
+        file.write_text(_CONFIG.format(root=root) + config)
+        with spawned(["containerd", "-c", str(file)], Path(root, "log")) as process:
             _await_answer(Path(root, "sock"), process)
             yield Containerd(Path(root, "sock"))
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+
+
+@contextmanager
+def spawned(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends, out of the terminal's reach: its end is the block's business."""
+    with open(log, "wb") as said:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
 def min_chunk_converter() -> str:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benches import lowers
 from benches.cache import cache_dir, once, remove_tree
-from benches.commands import missing_programs, run
+from benches.commands import CommandFailed, missing_programs, run
 from benches.containerd import containerd, min_chunk_converter
-from benches.recipes import bigfile, chunks, minbase, pyapp, quirks, rawnames
+from benches.recipes import bigfile, chunks, fleet, many, minbase, pyapp, quirks, rawnames
 from benches.registry import Registry, registry
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,12 @@ _CONVERSIONS = {
     "esgz": _ESTARGZ,
     "esgz-min": (*_ESTARGZ, "--estargz-min-chunk-size", "65536"),
     "esgz-32m": (*_ESTARGZ, "--estargz-chunk-size", str(chunks.CHUNK)),
+    "zstd": ("--zstdchunked", "--oci"),
 }
+
+
+class NoWriter(Exception):
+    """No tool on this machine writes the format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,9 @@ RECIPES = {
         Recipe("rawnames", 1, rawnames.build_layers),
         Recipe("bigfile", 2, bigfile.build_layers),
         Recipe("chunks", 1, chunks.build_layers),
+        Recipe("many", 1, many.layers_of(100_000)),
+        Recipe("many-large", 1, many.layers_of(500_000)),
+        *(Recipe(f"fleet-{number}", 1, fleet.layers_of(number)) for number in range(fleet.COUNT)),
         Recipe("minbase", 2, minbase.build_layers, (*PROGRAMS, "debootstrap")),
         Recipe("pyapp", 2, pyapp.build_layers, (*PROGRAMS, "debootstrap")),
     )
@@ -97,12 +105,39 @@ def lower_dirs(name: str) -> list[Path]:
     return sorted(built.iterdir(), key=lambda path: int(path.name))
 
 
+def archive(name: str) -> Path:
+    """One tar of the unpacked tree."""
+    return once(_root(name) / "archive", lambda into: _pack_tar(oracle(name), into)) / "tree.tar"
+
+
+def squashfs(name: str) -> Path:
+    """A squashfs of the unpacked tree, compressed by zstd."""
+    return once(_root(name) / "squashfs", lambda into: _pack_squashfs(oracle(name), into)) / "tree.squashfs"
+
+
+def entries(name: str) -> int:
+    """How many names the layers have, all together."""
+    return sum(map(_count, layers(name)))
+
+
+def writer(name: str, served: Registry, tag: str) -> str:
+    """The tool that wrote the image's blobs under a tag, with its version if that was noted."""
+    note = served.storage / ".pushed" / repository(name) / tag / "writer"
+    return note.read_text() if note.exists() else _tool(tag)
+
+
+def pushed_tags(name: str, served: Registry) -> list[str]:
+    """The tags that the registry has of the image."""
+    marks = served.storage / ".pushed" / repository(name)
+    return sorted(mark.name for mark in marks.glob("*") if mark.is_dir() and not mark.suffix)
+
+
 def pushed(name: str, served: Registry, tag: str) -> str:
     """The reference (HOST:PORT/REPOSITORY:TAG) of the image in the registry, pushed now if it's not there."""
     marks = served.storage / ".pushed" / repository(name)
     if tag != "plain":
         pushed(name, served, "plain")
-    once(marks / tag, lambda _: _push(name, served, tag))
+    once(marks / tag, lambda mark: _push_and_note(name, served, tag, mark))
     return f"{served.host}/{repository(name)}:{tag}"
 
 
@@ -110,7 +145,7 @@ def figures(name: str, served: Registry, tags: Sequence[str] = TAGS) -> Figures:
     """Count and weigh an image, which is pushed where it's missing."""
     tars = layers(name)
     blobs = {tag: sum(_blob_sizes(pushed(name, served, tag))) for tag in tags}
-    return Figures(len(tars), sum(map(_count, tars)), sum(tar.stat().st_size for tar in tars), blobs)
+    return Figures(len(tars), entries(name), sum(tar.stat().st_size for tar in tars), blobs)
 
 
 def missing(name: str) -> list[str]:
@@ -147,6 +182,35 @@ def _unpack(source: Path, into: Path) -> None:
     run("umoci", "unpack", "--image", f"{source}:plain", bundle)
     (bundle / "rootfs").rename(into / "rootfs")
     remove_tree(bundle)
+
+
+def _pack_tar(tree: Path, into: Path) -> None:
+    run("tar", "-C", tree, "--numeric-owner", "--sort=name", "-cf", into / "tree.tar", ".")
+
+
+def _pack_squashfs(tree: Path, into: Path) -> None:
+    target = into / "tree.squashfs"
+    run("mksquashfs", tree, target, "-comp", "zstd", "-no-progress", "-quiet", "-noappend")
+
+
+def _push_and_note(name: str, served: Registry, tag: str, mark: Path) -> None:
+    _push(name, served, tag)
+    (mark / "writer").write_text(f"{_tool(tag)} {_version(tag)}")
+
+
+def _tool(tag: str) -> str:
+    return "umoci" if tag == "plain" else "ctr-remote"
+
+
+def _version(tag: str) -> str:
+    """Of the tool's package, since ctr-remote says containerd's version for its own."""
+    if tag == "esgz-min":
+        return "of a later Debian"
+    package = "umoci" if tag == "plain" else "stargz-snapshotter"
+    try:
+        return run("dpkg-query", "-W", "-f", "${Version}", package)
+    except (OSError, CommandFailed):
+        return "not of Debian"
 
 
 def _push(name: str, served: Registry, tag: str) -> None:

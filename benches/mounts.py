@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benches.commands import CommandFailed, run
+from benches.mountinfo import mount_type
+from benches.processes import await_end, with_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def crfs_program() -> str:
 def crfs(ref: str, at: Path, cache: Path, *options: str) -> Iterator[Mount]:
     """Mount the image `ref` (HOST:PORT/REPOSITORY:TAG, plain HTTP) with the disk cache `cache`."""
     words = ["mount", f"docker://{ref}", str(at), "--tls-verify=false", "--cache", str(cache), *options]
-    with _mounted(at, "fuse.crfs", [crfs_program(), *words], [crfs_program(), "umount", str(at)]) as mount:
+    with mounted(at, "fuse.crfs", [crfs_program(), *words], [crfs_program(), "umount", str(at)]) as mount:
         yield mount
 
 
@@ -47,7 +48,7 @@ def crfs(ref: str, at: Path, cache: Path, *options: str) -> Iterator[Mount]:
 def fuse_overlayfs(lowers: Sequence[Path], at: Path) -> Iterator[Mount]:
     """Mount lower directories, bottom first, read-only by fuse-overlayfs."""
     argv = ["fuse-overlayfs", "-o", f"lowerdir={_stack(lowers)}", str(at)]
-    with _mounted(at, "fuse.fuse-overlayfs", argv, ["umount", str(at)]) as mount:
+    with mounted(at, "fuse.fuse-overlayfs", argv, ["umount", str(at)]) as mount:
         yield mount
 
 
@@ -55,7 +56,7 @@ def fuse_overlayfs(lowers: Sequence[Path], at: Path) -> Iterator[Mount]:
 def overlay(lowers: Sequence[Path], at: Path) -> Iterator[Mount]:
     """Mount lower directories, bottom first, read-only by the kernel's overlayfs."""
     argv = ["mount", "-t", "overlay", "overlay", "-o", f"ro,lowerdir={_stack(lowers)}", str(at)]
-    with _mounted(at, "overlay", argv, ["umount", str(at)]) as mount:
+    with mounted(at, "overlay", argv, ["umount", str(at)]) as mount:
         yield mount
 
 
@@ -65,22 +66,9 @@ def directory(path: Path) -> Iterator[Mount]:
     yield Mount(path, run("stat", "-f", "-c", "%T", path).strip())
 
 
-def mount_type(at: Path) -> str | None:
-    """The type of the topmost mount at a path, as /proc/self/mountinfo has it; None where none is."""
-    found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            fields, _, tail = line.partition(" - ")
-            if fields.split(" ")[4] == str(at):
-                found = tail.split(" ")[0]
-    return found
-
-
 def daemons(at: Path) -> list[int]:
     """The processes with the mount point as a word of their command line, this one left out."""
-    wanted = os.fsencode(at)
-    found = [pid for pid in _pids() if pid != os.getpid() and wanted in _command_line(pid).split(b"\0")]
-    return sorted(found)
+    return with_word(at)
 
 
 def drop_caches() -> None:
@@ -90,7 +78,8 @@ def drop_caches() -> None:
 
 
 @contextmanager
-def _mounted(at: Path, kind: str, mount: list[str], unmount: list[str]) -> Iterator[Mount]:
+def mounted(at: Path, kind: str, mount: list[str], unmount: list[str]) -> Iterator[Mount]:
+    """What the program `mount` mounts at a path, which must be of the type `kind`, until the block ends."""
     at.mkdir(parents=True, exist_ok=True)
     try:
         run_detached(mount)
@@ -119,28 +108,8 @@ def _unmount(at: Path, unmount: list[str]) -> None:
     if mount_type(at) is not None:
         subprocess.run(["umount", "-l", str(at)], check=False)
         raise WrongMount(f"{unmount} left {at} mounted: exit {done.returncode}, {done.stderr!r}")
-    _await_end(left)
-
-
-def _await_end(pids: list[int], seconds: float = 10) -> None:
-    """A daemon's last work is done after its unmount; what runs next shall not share the machine with it."""
-    deadline = time.monotonic() + seconds
-    while any(_command_line(pid) for pid in pids):
-        if time.monotonic() > deadline:
-            raise WrongMount(f"{pids} run on after their unmount")
-        time.sleep(0.02)
+    await_end(left)  # what runs next shall not share the machine with a daemon's last work
 
 
 def _stack(lowers: Sequence[Path]) -> str:
     return ":".join(str(lower) for lower in reversed(lowers))
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

@@ -13,7 +13,7 @@ from pathlib import Path
 from benches import mounts
 from benches.cache import cache_dir, remove_tree
 from benches.images import pushed, repository
-from benches.link import Link, link
+from benches.link import Link, Shape, link
 from benches.registry import Registry, registry
 
 
@@ -42,7 +42,7 @@ def setting(image: str, tag: str, *, round_trip: float = 0.0, rate: float = 0.0)
     """A setting with the image in its registry, built if need be, until the block ends."""
     with registry() as served, tempfile.TemporaryDirectory(prefix="bench-", dir=cache_dir()) as directory:
         pushed(image, served, tag)
-        with link(served.port, round_trip=round_trip, rate=rate) as counted:
+        with link(served.port, Shape("", rate, round_trip)) as counted:
             yield Setting(served, counted, Path(directory))
 
 

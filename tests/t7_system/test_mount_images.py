@@ -9,7 +9,8 @@ import pytest
 
 from benches.images import TAGS, repository
 from benches.link import link
-from benches.mounts import crfs, crfs_program, daemons, mount_type
+from benches.mountinfo import mount_type
+from benches.mounts import crfs, crfs_program, daemons
 from benches.recipes import chunks
 from benches.recipes.quirks import UNTIMED
 from benches.registry import Registry

@@ -1,0 +1,1 @@
+"""Answers for people: tables on the terminal and in Markdown, and plots."""

@@ -1,0 +1,106 @@
+"""Where a peer is asked: a source of images, a link to it, and a directory that is empty at first."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benches import images
+from benches.cache import remove_tree
+from benches.commands import CommandFailed, run
+from benches.link import Link
+from benches.processes import end_all, naming
+from benches.registry import Registry, registry
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A registry that has, or is given, the benches' images.
+
+    Images are built in `own`, a docker-registry of ours. Where a user named another one, they are copied
+    there, below `prefix`, and read from there.
+    """
+
+    own: Registry
+    host: str
+    port: int
+    prefix: str = ""
+    plain_http: bool = True
+
+    @property
+    def is_own(self) -> bool:
+        return self.plain_http and (self.host, self.port) == ("127.0.0.1", self.own.port)
+
+    def have(self, image: str, tag: str) -> None:
+        """Push the image under a tag, unless it is there."""
+        ref = images.pushed(image, self.own, tag)
+        if not self.is_own:
+            _copy(ref, f"{self.host}:{self.port}/{self.name(image)}:{tag}", verify=not self.plain_http)
+
+    def name(self, image: str) -> str:
+        """The image's repository."""
+        return self.prefix + images.repository(image)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One peer's, for one run."""
+
+    source: Source
+    link: Link
+    directory: Path
+
+    def ref(self, image: str, tag: str) -> str:
+        """What a peer is told to pull: HOST:PORT/REPOSITORY:TAG, through the link."""
+        return f"{self.link.host}/{self.source.name(image)}:{tag}"
+
+
+@contextmanager
+def source(url: str | None) -> Iterator[Source]:
+    """The registry at a URL, or one of our own, until the block ends."""
+    with registry() as own:
+        if url is None:
+            yield Source(own, "127.0.0.1", own.port)
+        else:
+            yield _elsewhere(url, own)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty directory. After the block no mount below it and no process that names it is left.
+
+    It's in /var/tmp, which is a disk's, and short enough for podman and for sockets.
+    """
+    path = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
+    try:
+        yield path
+    finally:
+        clear(path)
+
+
+def clear(path: Path) -> None:
+    """End every process with the directory on its command line, and remove it with the mounts in it."""
+    end_all(lambda: naming(path))
+    remove_tree(path)
+
+
+def _elsewhere(url: str, own: Registry) -> Source:
+    """Raises ValueError where it's no URL of a registry."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not http://HOST[:PORT][/PREFIX], or https")
+    plain = parts.scheme == "http"
+    prefix = f"{parts.path.strip('/')}/".lstrip("/")
+    return Source(own, parts.hostname, parts.port or (80 if plain else 443), prefix, plain)
+
+
+def _copy(ref: str, target: str, *, verify: bool) -> None:
+    tls = f"--dest-tls-verify={str(verify).lower()}"
+    try:
+        run("skopeo", "inspect", "--raw", f"--tls-verify={str(verify).lower()}", f"docker://{target}")
+    except CommandFailed:
+        run("skopeo", "copy", "-q", "--src-tls-verify=false", tls, f"docker://{ref}", f"docker://{target}")

@@ -1,0 +1,70 @@
+"""Find processes by what is on their command line, end them, and weigh them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class StillRunning(Exception):
+    """Processes that should have ended did not."""
+
+
+def command_line(pid: int) -> bytes:
+    """The words, each with a zero byte after it; nothing of a process that is gone or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def all_pids() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def with_word(word: str | Path) -> list[int]:
+    """The processes with a word on their command line, this one left out."""
+    wanted = os.fsencode(word)
+    return [pid for pid in all_pids() if pid != os.getpid() and wanted in command_line(pid).split(b"\0")]
+
+
+def naming(directory: Path) -> list[int]:
+    """The processes with a path in the directory (or the directory) on their command line, but not this one."""
+    wanted = os.fsencode(directory)
+    return [pid for pid in all_pids() if pid != os.getpid() and wanted in command_line(pid)]
+
+
+def await_end(pids: Iterable[int], seconds: float = 10) -> None:
+    """Wait until the processes are gone. Raises StillRunning."""
+    left = list(pids)
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in left if command_line(pid)]:
+        if time.monotonic() > deadline:
+            raise StillRunning(f"processes {left} run on")
+        time.sleep(0.02)
+
+
+def end_all(find: Callable[[], list[int]], seconds: float = 10) -> None:
+    """Ask all that `find` returns to end, and kill what does not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in find():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        with contextlib.suppress(StillRunning):
+            await_end(find(), seconds)
+            return
+
+
+def weigh(pids: Iterable[int]) -> tuple[int, int]:
+    """RSS and PSS of the processes, in bytes and in sum; 0 of none."""
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    return sum(_field(text, "Rss") for text in rollups), sum(_field(text, "Pss") for text in rollups)
+
+
+def _field(rollup: str, name: str) -> int:
+    line = next(line for line in rollup.splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024

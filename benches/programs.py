@@ -1,0 +1,33 @@
+"""Programs that are run in a tree and timed, and what they have to say."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from benches.commands import CommandFailed
+from benches.mounts import Mount
+
+_NUMPY = "import json, ssl, sqlite3, numpy; print(numpy.__version__)"
+
+
+def timed(*argv: str | Path) -> tuple[float, str]:
+    """How long a program ran, and what it wrote. Raises CommandFailed."""
+    begun = time.perf_counter()
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    seconds = time.perf_counter() - begun
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()[-2000:]
+        raise CommandFailed(f"{' '.join(map(str, argv))}: exit {done.returncode}: {said}")
+    return seconds, done.stdout.decode(errors="replace")
+
+
+def in_root(mount: Mount, *argv: str) -> tuple[float, str]:
+    """The same for a program of the tree, in a chroot of it with an empty environment."""
+    return timed("chroot", mount.path, "/usr/bin/env", "-i", *argv)
+
+
+def import_numpy(mount: Mount) -> tuple[float, str]:
+    """A python3 of the tree that imports json, ssl, sqlite3 and numpy, and says numpy's version."""
+    return in_root(mount, "/usr/bin/python3", "-B", "-c", _NUMPY)

@@ -1,0 +1,185 @@
+"""Ask a question: every peer in turn in every case, from a fresh start each time."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benches import images
+from benches.answers import Answer, CaseAnswer, PeerAnswer
+from benches.commands import CommandFailed
+from benches.fidelity import Fidelity, measure
+from benches.link import Shape, link
+from benches.machine import commit, machine
+from benches.mounts import WrongMount, drop_caches
+from benches.peers.peer import NotHere, Peer
+from benches.place import Place, Source, clear
+from benches.processes import StillRunning
+from benches.question import Asking, Case, Question, Unmeasured, Wanted
+from benches.stats import Samples
+
+FAILURES = (
+    CommandFailed,
+    WrongMount,
+    Unmeasured,
+    StillRunning,
+    OSError,
+    ValueError,
+    subprocess.SubprocessError,
+)
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Asks questions of a source's images, in directories below `scratch`."""
+
+    source: Source
+    scratch: Path
+    wanted: Wanted
+    runs: int = 5
+    peers: tuple[str, ...] = ()
+    tell: Tell = field(default=lambda line: print(line, file=sys.stderr, flush=True))
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
+
+    def ask(self, name: str, question: Question, only_cases: Sequence[str] = ()) -> Answer:
+        """All cases of a question."""
+        before, extra = os.getloadavg(), dict[str, Any]()
+        cases = [case for case in question.cases(self.wanted) if not only_cases or case.name in only_cases]
+        told = [self._ask_case(name, question, case, extra) for case in cases]
+        return Answer(
+            name=name,
+            question=(question.__doc__ or "").strip(),
+            date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            commit=commit(),
+            options={"runs": self.runs, "large": self.wanted.large},
+            machine=machine(),
+            load={"before": before, "after": os.getloadavg()},
+            writers=self._writers(cases),
+            fidelity={shape: self.fidelity[shape] for shape in {case.shape.name for case in cases}},
+            cases=told,
+            extra=extra,
+        )
+
+    def _ask_case(self, name: str, question: Question, case: Case, extra: dict[str, Any]) -> CaseAnswer:
+        self._measure_link(case.shape)
+        panel = Panel([peer for peer in question.PEERS if not self.peers or peer.name in self.peers])
+        panel.call(lambda peer: self._prepare(peer, case))
+        to = self.source
+        with link(to.port, case.shape, to_host=to.host) as linked:
+            for turn in range(self.runs):
+                for peer in panel.rotated(turn):
+                    with self._directory() as directory:
+                        place = Place(to, linked, directory)
+                        asking = Asking(peer, case, place, panel.samples, extra)
+                        took = panel.ask(question, asking)
+                    self.tell(f"{name}, {case.name}: run {turn + 1} of {self.runs}: {peer.name} {took}")
+        entries = {image: images.entries(image) for image in case.images}
+        return CaseAnswer(case.name, str(case.shape), entries, panel.answers(), panel.ratios())
+
+    def _measure_link(self, shape: Shape) -> None:
+        if shape.name not in self.fidelity:
+            self.fidelity[shape.name] = found = measure(shape)
+            faults = "".join(f"; OFF: {fault}" for fault in found.faults())
+            self.tell(f"link {shape}: {found}{faults}")
+
+    def _prepare(self, peer: Peer, case: Case) -> None:
+        for image in case.images:
+            if (prepare := getattr(peer, "prepare", None)) is not None:
+                self.tell(f"{case.name}: {image} for {peer.name}")
+                prepare(image, self.source)
+
+    @contextmanager
+    def _directory(self) -> Iterator[Path]:
+        """A new directory with nothing running or mounted in it, before and after."""
+        path = self.scratch / "run"
+        path.mkdir()
+        drop_caches()
+        try:
+            yield path
+        finally:
+            clear(path)
+
+    def _writers(self, cases: Sequence[Case]) -> dict[str, str]:
+        """Which tool wrote each image's tags that are in the registry."""
+        found = {}
+        for image in sorted({image for case in cases for image in case.images}):
+            for tag in images.pushed_tags(image, self.source.own):
+                found[f"{image}:{tag}"] = images.writer(image, self.source.own, tag)
+        return found
+
+
+@dataclass(slots=True)
+class Panel:
+    """The peers of one case: who is here, who failed, and what the others' numbers are."""
+
+    peers: Sequence[Peer]
+    samples: Samples = field(default_factory=Samples)
+    versions: dict[str, str] = field(default_factory=dict)
+    out: dict[str, PeerAnswer] = field(default_factory=dict)
+    said: str | None = None
+
+    def call(self, prepare: Callable[[Peer], None]) -> None:
+        """Ask each for its version and let it prepare itself."""
+        for peer in self.peers:
+            try:
+                self.versions[peer.name] = peer.version()
+                prepare(peer)
+            except NotHere as error:
+                self.out[peer.name] = PeerAnswer("not here", message=str(error))
+            except (*FAILURES, images.NoWriter) as error:
+                self._fail(peer, error)
+
+    def rotated(self, turn: int) -> Iterator[Peer]:
+        """Those that are still in, beginning with another one each turn: none always follows the same."""
+        here = [peer for peer in self.peers if peer.name not in self.out]
+        first = turn % len(here) if here else 0
+        return (peer for peer in [*here[first:], *here[:first]])
+
+    def ask(self, question: Question, asking: Asking) -> str:
+        """Ask one peer; how long it took, or why it failed, which puts it out."""
+        begun = time.monotonic()
+        try:
+            self._compare(question.ask(asking))
+        except NotHere as error:
+            self.out[asking.peer.name] = PeerAnswer("not here", message=str(error))
+            return f"not here: {error}"
+        except FAILURES as error:
+            self._fail(asking.peer, error)
+            return f"FAILED: {error}"
+        return f"{time.monotonic() - begun:.1f} s"
+
+    def answers(self) -> dict[str, PeerAnswer]:
+        """What is told of each, in the order of the question's peers."""
+        told = self.samples.summaries()
+        return {peer.name: self.out.get(peer.name) or self._measured(peer, told) for peer in self.peers}
+
+    def ratios(self) -> dict[str, dict[str, float]]:
+        """crfs over each of the others that was measured."""
+        others = [peer.name for peer in self.peers if peer.name != "crfs" and peer.name not in self.out]
+        if "crfs" in self.out:
+            return {}
+        return {other: found for other in others if (found := self.samples.ratios("crfs", other))}
+
+    def _measured(self, peer: Peer, told: dict[str, dict[str, Any]]) -> PeerAnswer:
+        return PeerAnswer("measured", self.versions[peer.name], measures=told.get(peer.name, {}))
+
+    def _fail(self, peer: Peer, error: BaseException) -> None:
+        version = self.versions.get(peer.name, "")
+        self.out[peer.name] = PeerAnswer("failed", version, f"{type(error).__name__}: {error}")
+
+    def _compare(self, said: str) -> None:
+        """Raises Unmeasured where a peer's program said what another's did not."""
+        if self.said is None:
+            self.said = said
+        elif said != self.said:
+            raise Unmeasured(f"its program said {said[:200]!r}, another peer's {self.said[:200]!r}")
