@@ -67,12 +67,8 @@ class Lookup:
         if not stat.S_ISDIR(info.st_mode):
             return self._upper_file(parent, name, info)
         marks, parts = self._merged_with(parent, name)
-        node = self._add(
-            self._numbers.lower(parts[0]) if parts else self._numbers.upper(info.st_ino),
-            info.st_mode,
-            parent,
-            name,
-        )
+        number = self._numbers.lower(parts[0]) if parts else self._upper_number(parent, name, info.st_ino)
+        node = self._add(number, info.st_mode, parent, name)
         self.table.set_upper(node, info.st_ino)
         node.impure = marks.impure
         if parts:
@@ -90,15 +86,15 @@ class Lookup:
         if node is not None:
             self.table.add_name(node, parent, name)
             return node
-        number = self._upper_file_number(parent, name, info.st_ino)
+        number = self._upper_number(parent, name, info.st_ino)
         node = self._add(number, info.st_mode, parent, name)
         self.table.set_upper(node, info.st_ino)
         if node.ino != number:
             self.table.remember(node)
         return node
 
-    def _upper_file_number(self, parent: Node, name: bytes, ino: int) -> int:
-        """What a file is called that is in the upper directory: it may have been copied up."""
+    def _upper_number(self, parent: Node, name: bytes, ino: int) -> int:
+        """What is called that is in the upper directory, and not merged: it may have been copied up."""
         assert self._upper is not None
         number = self.table.number_of(ino)
         if number is None and (parent.lowers or parent.impure):
@@ -251,9 +247,9 @@ class Lookup:
         if not parent.lowers and not parent.impure:
             return self._numbers.upper(ino)
         if not stat.S_ISDIR(mode):
-            return self._upper_file_number(parent, name, ino)
+            return self._upper_number(parent, name, ino)
         _, parts = self._merged_with(parent, name)
-        return self._numbers.lower(parts[0]) if parts else self._numbers.upper(ino)
+        return self._numbers.lower(parts[0]) if parts else self._upper_number(parent, name, ino)
 
     def is_empty(self, node: Node) -> bool:
         """Whether a directory shows nothing."""

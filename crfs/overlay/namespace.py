@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from crfs.overlay.copyup import CopyUp
+from crfs.overlay.detach import detach
 from crfs.overlay.lookup import Lookup
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, origin_of
 from crfs.overlay.renameat import EXCHANGE, WHITEOUT, renameat2
@@ -191,7 +192,11 @@ class Namespace:
             self._upper.discard(staged)
 
     def rename(self, old_parent: Node, old: bytes, new_parent: Node, new: bytes) -> None:
-        """Move a name, over another one of its kind. The node is in the upper directory already, if it is a file."""
+        """Move a name, over another one of its kind.
+
+        The node is in the upper directory already, if it is a file, and so is all that a directory shows, if it
+        can't have a redirect.
+        """
         node = self._found(old_parent, old)
         target = self._lookup.find(new_parent, new)
         if target is node:
@@ -233,9 +238,11 @@ class Namespace:
             raise _fail(errno.ENOTEMPTY)
 
     def _mark_moved(self, node: Node, covers_lower: bool) -> None:
-        """A merged directory takes its lower parts along; another one must not get any at its new place."""
+        """A merged directory takes its lower parts along, or needs them no more; another one must not get any."""
         path = self._upper.path(node)
-        if node.lowers:
+        if node.lowers and not self._upper.redirects:
+            detach(node, self._lookup, self._upper)
+        elif node.lowers:
             origin = origin_of(node)
             self._upper.mark(path, b"redirect", origin)
             node.redirect = origin

@@ -167,9 +167,40 @@ class Overlay:
             node = self._lookup.find(self.node(old_parent), old)
         if node is not None and node.is_file:
             self.files.copy_up(node, given_up)
+        elif node is not None and node.is_dir and node.lowers and self._upper and not self._upper.redirects:
+            self._copy_up_below(node, given_up)
         with self._lock:
             above = self.node(old_parent)
             self._namespace.rename(above, old, self.node(new_parent), new)
+
+    def _copy_up_below(self, directory: Node, given_up: GivenUp) -> None:
+        """All that a directory shows is in the upper one afterwards."""
+        self.files.copy_up(directory, given_up)
+        merged = [directory.ino]
+        try:
+            for ino in merged:
+                for name, _, _ in self.list(ino):
+                    found = self._copy_up_name(ino, name, given_up)
+                    if found is not None:
+                        merged.append(found.ino)
+        finally:
+            for ino in reversed(merged[1:]):
+                self.forget(ino, 1)
+
+    def _copy_up_name(self, parent: int, name: bytes, given_up: GivenUp) -> Node | None:
+        """Copy up what a name leads to. If it is a merged directory, it is returned, and referred to."""
+        found = self.lookup(parent, name)
+        if found is None:
+            return None
+        node, _ = found
+        try:
+            self.files.copy_up(node, given_up)
+            if node.is_dir and node.lowers:
+                node.nlookup += 1
+                return node
+            return None
+        finally:
+            self.forget(node.ino, 1)
 
     def release(self, node: Node) -> None:
         """One handle of a file fewer."""

@@ -28,6 +28,8 @@ class Upper:
         self.fd = fd
         self.work_fd = work_fd
         self.prefix = USER if userxattr else TRUSTED
+        # the kernel follows them only where it knows that nobody else can have written them
+        self.redirects = not userxattr
         self._count = itertools.count()
         self._kept: OrderedDict[int, Node] = OrderedDict()
         self._nodes_can_be_made = True
@@ -183,10 +185,14 @@ class Upper:
             os.close(fd)
 
     def remove_whiteouts(self, directory: Node) -> None:
-        """Empty an upper directory that shows nothing."""
+        """Take the whiteouts out of an upper directory through which nothing of the lower trees shows."""
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dir_fd(directory))
         try:
-            _empty(fd)
+            with os.scandir(fd) as scanned:
+                entries = list(scanned)
+            for entry in entries:
+                if entry.name.startswith(os.fsdecode(WHITEOUT_PREFIX)) or _entry(fd, entry)[3]:
+                    os.unlink(entry.name, dir_fd=fd)
         finally:
             os.close(fd)
 

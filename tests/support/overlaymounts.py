@@ -78,10 +78,14 @@ class Mounter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KernelOverlay:
-    """The kernel's overlayfs. Only with `index` does it keep the hard links of lower files together."""
+    """The kernel's overlayfs. Only with `index` does it keep the hard links of lower files together.
+
+    With `userxattr` it neither makes nor follows redirects.
+    """
 
     index: bool = False
     redirect: bool = True
+    userxattr: bool = False
     name: str = "kernel"
 
     def missing(self) -> str | None:
@@ -93,7 +97,8 @@ class KernelOverlay:
     def mount(self, layers: Layers, at: Path, *options: str) -> KernelMount:
         words = [*layers.options, *options]
         if layers.upper is not None:
-            words += ["metacopy=off", f"index={_on(self.index)}", f"redirect_dir={_on(self.redirect)}"]
+            words += ["metacopy=off", f"index={_on(self.index)}"]
+            words.append("userxattr" if self.userxattr else f"redirect_dir={_on(self.redirect)}")
         _run(["mount", "-t", "overlay", "-o", ",".join(words), "overlay", at])
         return KernelMount(at)
 

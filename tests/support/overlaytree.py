@@ -4,7 +4,7 @@
         tree.write(b"dir/file", b"new")
         assert tree.stat(b"dir/file").nlink == 1
 
-It takes `user.*` marks, so that it needs no root.
+Without root it needs `userxattr`, for marks that everyone may make.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from crfs.overlay.files import Changes
 from crfs.overlay.lower import Attributes, Lower, open_directory
@@ -133,14 +135,20 @@ class OverlayTree:
 
 
 @contextlib.contextmanager
-def opened(lowers: Sequence[Path | Lower], base: Path) -> Iterator[OverlayTree]:
+def opened(lowers: Sequence[Path | Lower], base: Path, *, userxattr: bool = True) -> Iterator[OverlayTree]:
     """An overlay with its upper and work directory below `base`, which stay. `lowers` topmost first."""
     for name in ("upper", "work"):
         (base / name).mkdir(parents=True, exist_ok=True)
     trees = [open_directory(os.fsencode(each)) if isinstance(each, Path) else each for each in lowers]
-    spec = UpperSpec(os.fsencode(base / "upper"), os.fsencode(base / "work"), userxattr=True)
+    spec = UpperSpec(os.fsencode(base / "upper"), os.fsencode(base / "work"), userxattr=userxattr)
     overlay = Overlay(trees, spec)
     try:
         yield OverlayTree(overlay)
     finally:
         overlay.close()
+
+
+class Open(Protocol):
+    """opened(), or the like."""
+
+    def __call__(self, lowers: Sequence[Path | Lower], base: Path) -> AbstractContextManager[OverlayTree]: ...

@@ -9,7 +9,7 @@ import pytest
 
 from crfs.overlay.lower import Found, open_directory
 from crfs.overlay.numbers import Numbers
-from tests.support.overlaytree import OverlayTree, opened
+from tests.support.overlaytree import Open, OverlayTree
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def copy_up(tree: OverlayTree) -> None:
         tree.chmod(path, 0o700)
 
 
-def test_a_copy_has_the_number_of_what_it_was_made_of(lower: Path, tmp_path: Path) -> None:
+def test_a_copy_has_the_number_of_what_it_was_made_of(lower: Path, tmp_path: Path, opened: Open) -> None:
     with opened([lower], tmp_path) as tree:
         before = numbers(tree)
         copy_up(tree)
@@ -58,7 +58,7 @@ def test_a_copy_has_the_number_of_what_it_was_made_of(lower: Path, tmp_path: Pat
         assert numbers(tree).items() >= lasting.items()
 
 
-def test_a_new_directory_that_holds_a_copy(lower: Path, tmp_path: Path) -> None:
+def test_a_new_directory_that_holds_a_copy(lower: Path, tmp_path: Path, opened: Open) -> None:
     with opened([lower], tmp_path) as tree:
         number, pair = tree.number(b"file"), tree.number(b"dir/a")
         tree.mkdir(b"new")
@@ -72,7 +72,7 @@ def test_a_new_directory_that_holds_a_copy(lower: Path, tmp_path: Path) -> None:
         assert found[b"new/pair"] == found[b"dir/a"] == found[b"new/deeper/sub/b"] == pair
 
 
-def test_the_marks_are_nobodys_business(lower: Path, tmp_path: Path) -> None:
+def test_the_marks_are_nobodys_business(lower: Path, tmp_path: Path, opened: Open) -> None:
     with opened([lower], tmp_path) as tree:
         copy_up(tree)
         assert [name for name in os.listxattr(tmp_path / "upper/file") if "crfs" in name]
@@ -89,7 +89,7 @@ def test_the_marks_are_nobodys_business(lower: Path, tmp_path: Path) -> None:
         assert tree.number(b"file") == number
 
 
-def test_numbers_count_only_over_the_same_lower_trees(lower: Path, tmp_path: Path) -> None:
+def test_numbers_count_only_over_the_same_lower_trees(lower: Path, tmp_path: Path, opened: Open) -> None:
     with opened([lower], tmp_path) as tree:
         copy_up(tree)
         before = tree.number(b"file")
@@ -99,7 +99,7 @@ def test_numbers_count_only_over_the_same_lower_trees(lower: Path, tmp_path: Pat
         assert tree.number(b"file") != before
 
 
-def test_trees_with_the_same_numbers(lower: Path, tmp_path: Path) -> None:
+def test_trees_with_the_same_numbers(lower: Path, tmp_path: Path, opened: Open) -> None:
     """The same directory twice in a stack: nothing of the one is taken for the other."""
     with opened([lower / "dir", lower], tmp_path) as tree:
         found = numbers(tree)
@@ -126,7 +126,7 @@ def nested(lower: Path) -> Iterator[Path]:
             subprocess.run(["umount", "-l", lower / name], check=True)
 
 
-def test_other_devices_in_a_lower_tree(nested: Path, tmp_path: Path) -> None:
+def test_other_devices_in_a_lower_tree(nested: Path, tmp_path: Path, opened: Open) -> None:
     with opened([nested], tmp_path) as tree:
         found = numbers(tree)
         same = [path for path in found if path.endswith((b"x-too", b"y-too"))]
@@ -137,7 +137,7 @@ def test_other_devices_in_a_lower_tree(nested: Path, tmp_path: Path) -> None:
         assert (tree.read(b"dir/sub/x"), tree.read(b"dir/y")) == (b"dir/sub", b"dir")
 
 
-def test_numbers_of_64_bits(tmp_path: Path) -> None:
+def test_numbers_of_64_bits(tmp_path: Path, opened: Open) -> None:
     """As of overlayfs with xino, which marks file systems in the uppermost bits; and such as nobody can fold."""
     lowers = [open_directory(os.fsencode(tmp_path)), open_directory(os.fsencode(tmp_path))]
     table = Numbers(lowers)

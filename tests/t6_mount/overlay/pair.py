@@ -21,7 +21,7 @@ from tests.support.overlaymounts import FuseOverlay, KernelOverlay, Mounter, Mou
 from tests.t6_mount.overlay.arena import Arena, Side, signature
 from tests.t6_mount.overlay.divergences import allowed
 from tests.t6_mount.overlay.hand import Compare, HandLost
-from tests.t6_mount.overlay.stacks import LINKED
+from tests.t6_mount.overlay.stacks import LINKED, UNMARKED
 
 
 class Mismatch(AssertionError):
@@ -60,7 +60,7 @@ class Pair:
         self._trial = Side.create(trial, arena, self._lowers, self._base / "trial")
         self._oracle = Side.create(right, arena, self._lowers, self._base / "oracle")
         self._comparing = arena.hand(None)
-        # the kernel follows no moved directories in such an upper one
+        # its upper directory and the oracle's have different marks
         self._userxattr = isinstance(trial, FuseOverlay) and "userxattr" in trial.options
 
     def mount(self) -> None:
@@ -94,7 +94,9 @@ class Pair:
             self._compare("tree", "trees differ")
             self._remount()
             self._compare("remounted", "trees differ once both are mounted again")
-            if not self._userxattr:
+            if self._userxattr:
+                self._exchange_without_privileges()
+            else:
                 self._exchange()
         self._check_lowers()
 
@@ -165,6 +167,15 @@ class Pair:
         if isinstance(found, Failed) or found:
             lines = found if isinstance(found, list) else [repr(found)]
             raise Mismatch(kind, f"{text}:\n" + "\n".join(f"  {line}" for line in lines))
+
+    def _exchange_without_privileges(self) -> None:
+        """What the kernel shows of the upper directory on trial, over lower ones that have no marks of root's."""
+        if self.stack not in UNMARKED:
+            return
+        self._trial.unmount()
+        self._counted = self.stack not in LINKED
+        self._mount_by(self._trial, KernelOverlay(userxattr=True), "the kernel can't mount it with userxattr")
+        self._compare("upper", "the kernel shows another tree of the upper directory on trial")
 
     def _exchange(self) -> None:
         """Each upper directory as the other program sees it.

@@ -319,3 +319,5 @@ STACKS: dict[str, Stack] = {
 }
 # those with files of several names, which the kernel keeps together only with an index
 LINKED = frozenset({"links", "moved links"})
+# those without marks of root's, which nobody else reads
+UNMARKED = frozenset({"small", "rich", "deep", "links"})
