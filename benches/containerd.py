@@ -49,7 +49,11 @@ class Containerd:
     def convert(self, source: str, target: str, *options: str, program: str = "ctr-remote") -> None:
         """Convert a fetched image and push the result under its name `target`, to plain HTTP."""
         run(program, "-a", self.socket, "images", "convert", *options, source, target)
-        run("ctr", "-a", self.socket, "images", "push", "--plain-http", target)
+        self.push(target)
+
+    def push(self, ref: str) -> None:
+        """Push an image of the content store to plain HTTP."""
+        run("ctr", "-a", self.socket, "images", "push", "--plain-http", ref)
 
 
 @contextmanager
@@ -80,8 +84,8 @@ def spawned(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(timeout=30)
 
 
-def min_chunk_converter() -> str:
-    """A ctr-remote that knows --estargz-min-chunk-size: the installed one, else the next release's.
+def newer_converter() -> str:
+    """A ctr-remote that knows --estargz-min-chunk-size and external TOCs: the installed one, else the next release's.
 
     Raises ConverterMissing where neither can be had.
     """

@@ -1,4 +1,4 @@
-"""The entries of a stargz or eStargz TOC into a layer index: what the TOC says is checked here, one by one. Pure.
+"""The entries of a stargz, eStargz or zstd:chunked TOC into a layer index: what the TOC says is checked here, one by one. Pure.
 
 In C because a mount waits for it: half of the time to index a TOC went into Python's attribute look-ups.
 """
@@ -101,14 +101,22 @@ cdef class _Filler:
         return 0
 
     cdef int add_chunk(self, entry, str digest) except -1:
+        cdef str kind = entry.chunk_type
         offset, file_off, size = entry.offset, entry.chunk_offset, entry.chunk_size
-        if not offset:
+        if kind and kind != "zeros":
+            raise FormatError(f"the TOC gives a chunk of {self.name!r} the unknown type {kind!r}")
+        if not offset and not kind:
             raise FormatError(f"the TOC gives {entry.name!r} a size but no offset")
         if file_off > self.covered:
             raise FormatError(f"the TOC has no chunk for the bytes of {self.name!r} from {self.covered} on")
         # a size of 0 means: up to the file's end
         size = size or self.size - file_off
+        if file_off < self.covered or (kind and not 0 < size <= self.size - file_off):
+            raise FormatError(f"a chunk of {self.name!r} lies outside of the file or overlaps another")
         self.covered = file_off + size
+        if kind:
+            # what no chunk covers reads as zeros
+            return 0
         try:
             self.index.add_chunk(file_off, size, offset, entry.inner_offset, _sha256(digest))
         except OverflowError as error:

@@ -63,6 +63,7 @@ LATE = {
     ("crfs.blobs.registriesconf", "tomllib"): "only where there is a file",
     ("crfs.blobs.directories", "platformdirs"): "only where no option or fixed path says it all",
     ("crfs.layers.opener", "crfs.layers.ingest"): "zstandard is only needed for what is not read lazily",
+    ("crfs.layers.findtoc", "crfs.layers.unzstd"): "zstandard is only needed for zstd:chunked",
 }
 
 

@@ -67,6 +67,10 @@ class ImageSource(Protocol):
         """The blob that a descriptor names. Nothing is fetched yet."""
         ...
 
+    def open_beside(self, suffix: str) -> "ImageSource | None":
+        """The image whose tag is this one's and `suffix`; None where this one has no tag."""
+        ...
+
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """A small blob (a config) whole, verified against the descriptor's digest and size."""
         ...

@@ -1,6 +1,7 @@
 """An image in an OCI image layout on disk (image-spec, image-layout.md). Small files are read on the loop."""
 
 import os
+from dataclasses import replace
 
 from crfs.blobs.blob import FetchedManifest
 from crfs.blobs.localfile import FileBlob
@@ -37,6 +38,11 @@ class LayoutImage:
         """See `ImageSource.open_blob`."""
         path = self._path(descriptor.digest)
         return FileBlob(path, size=descriptor.size)
+
+    def open_beside(self, suffix: str) -> "LayoutImage | None":
+        """See `ImageSource.open_beside`."""
+        name = self._reference.name
+        return None if name is None else LayoutImage(replace(self._reference, name=name + suffix))
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """See `ImageSource.fetch_blob`."""

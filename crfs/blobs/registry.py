@@ -7,6 +7,7 @@ the registry that the reference names, whose error is the one that is reported.
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from crfs.blobs.blob import FetchedManifest
@@ -36,6 +37,7 @@ class RegistryImage:
     def __init__(self, reference: ImageReference, access: Access, registries: RegistriesConf) -> None:
         self._reference = reference
         self._access = access
+        self._registries = registries
         self._endpoints = [RegistryEndpoint(found, access) for found in registries.endpoints(reference)]
         self._retries = [MIRROR_RETRY] * (len(self._endpoints) - 1) + [access.http.retry]
         self._order = list(range(len(self._endpoints)))
@@ -64,6 +66,13 @@ class RegistryImage:
         elsewhere = [self._open_elsewhere(url, descriptor) for url in urls]
         resources = elsewhere + own if is_foreign(descriptor.media_type) else own + elsewhere
         return RegistryBlob(name, resources)
+
+    def open_beside(self, suffix: str) -> "RegistryImage | None":
+        """See `ImageSource.open_beside`."""
+        if self._reference.tag is None:
+            return None
+        beside = replace(self._reference, tag=self._reference.tag + suffix, digest=None)
+        return RegistryImage(beside, self._access, self._registries)
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """See `ImageSource.fetch_blob`."""

@@ -1,7 +1,8 @@
-"""The table of contents of stargz and eStargz layers (JSON in a one-file tar): bytes to entries.
+"""The table of contents of stargz, eStargz and zstd:chunked layers (JSON): bytes to entries.
 
 Pure; nothing here is trusted beyond its syntax: what a TOC may say is checked where it is indexed (layers/).
-The names of the fields are those of stargz-snapshotter's docs/estargz.md, in snake case.
+The names of the fields are those of stargz-snapshotter's docs/estargz.md, in snake case, and `chunk_type` of
+containers/storage's zstd:chunked.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,13 @@ LANDMARKS = (".prefetch.landmark", ".no.prefetch.landmark")
 # what such a layer holds for its reader's sake, and never shows
 RESERVED_NAMES = frozenset((*LANDMARKS, TOC_NAME))
 TOC_DIGEST_ANNOTATION = "containerd.io/snapshot/stargz/toc.digest"
+# on a descriptor of the image that has the external TOCs: of which layer it is one
+LAYER_DIGEST_ANNOTATION = "containerd.io/snapshot/stargz/layer.digest"
+# what the tag of that image has behind the tag of the image that it is for
+EXTERNAL_SUFFIX = "-esgztoc"
 MAX_TOC_SIZE = 150 << 20
+# a chunk of nothing but zeros, of which no byte is in the blob
+ZEROS = "zeros"
 
 _BLOCK = 512
 
@@ -41,6 +48,7 @@ class TocEntry(msgspec.Struct, rename="camel", gc=False, omit_defaults=True):
     chunk_size: int = 0
     chunk_digest: str = ""
     inner_offset: int = 0
+    chunk_type: str = ""
 
 
 class _Toc(msgspec.Struct):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 
 from crfs._native.index import Chunk, Tree
-from crfs._native.inflate import check_sha256, inflate
 from crfs._native.pagecache import PageCache
 from crfs.blobs.fetchloop import FetchLoop
 from crfs.blobs.ranges import RangeFetcher
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError, DigestMismatch, FormatError
 from crfs.image.prefetch import NOTHING, Along
+from crfs.layers.codec import decode_member
 from crfs.layers.layer import Layer
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 2
 # decoded bytes that may wait to be written to the disk cache; with more, whoever decodes writes them itself
 _BACKLOG_MAX = 16 << 20
-# deflate makes 258 bytes of two bits at the very best
-_RATIO_MAX = 1032
 
 
 class _Member:
@@ -181,7 +179,7 @@ class ChunkLoader:
                 return
             member.claimed = True
         try:
-            pieces = decode_member(member.chunks, data)
+            pieces = decode_member(member.chunks, data, self._layers[member.chunks[0].layer].codec)
         except (FormatError, DigestMismatch) as error:
             self._retry(member, error)
         except BaseException as error:
@@ -245,20 +243,3 @@ def _settle(flight: Future[bytes], outcome: bytes | CrfsError) -> None:
             flight.set_result(outcome)
         else:
             flight.set_exception(outcome)
-
-
-def decode_member(member: list[Chunk], data: memoryview) -> list[bytes]:
-    """The verified bytes of each chunk in one compressed member.
-
-    FormatError where it does not inflate, DigestMismatch where a chunk is not what its digest names.
-    """
-    if max(chunk.inner_off + chunk.size for chunk in member) > _RATIO_MAX * len(data):
-        raise FormatError("a compressed member can't be as large as its TOC says")
-    if len(member) == 1 and member[0].inner_off == 0:
-        return [inflate(data, member[0].size, member[0].digest)]
-    whole = memoryview(inflate(data, max(chunk.inner_off + chunk.size for chunk in member)))
-    pieces = [bytes(whole[chunk.inner_off : chunk.inner_off + chunk.size]) for chunk in member]
-    for chunk, piece in zip(member, pieces, strict=True):
-        if chunk.digest is not None:
-            check_sha256(piece, chunk.digest)
-    return pieces

@@ -1,11 +1,13 @@
 """An image's layers, as `crfs inspect` shows them. Fetch loop only."""
 
+from functools import partial
+
 import msgspec
 
 from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.fetchloop import gather
 from crfs.formats.platforms import Platform
-from crfs.image.resolve import fetch_manifest
+from crfs.image.resolve import TocImage, fetch_manifest
 from crfs.layers.inspect import LayerReport, inspect_blob, inspect_layer
 from crfs.layers.opener import Opener
 
@@ -21,8 +23,10 @@ class ImageReport(msgspec.Struct, frozen=True, rename="kebab"):
 async def inspect_image(source: ImageSource, opener: Opener, platform: Platform) -> ImageReport:
     """Look at every layer of an image; nothing but manifests and tails is fetched."""
     digest, manifest = await fetch_manifest(source, platform)
+    tocs = TocImage(source, platform)
     reports = await gather(
-        inspect_layer(opener, source.open_blob(descriptor), descriptor) for descriptor in manifest.layers
+        inspect_layer(opener, source.open_blob(layer), layer, partial(tocs.find, layer))
+        for layer in manifest.layers
     )
     return ImageReport(source.name, digest, reports)
 

@@ -4,17 +4,20 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.fetchloop import Once, gather
-from crfs.errors import FormatError, UnsupportedError
+from crfs.errors import FormatError, NotFoundError, UnsupportedError
 from crfs.formats.manifest import (
+    Descriptor,
     ImageConfig,
     Manifest,
     parse_config,
     parse_manifest,
 )
 from crfs.formats.platforms import Platform, select_manifest
+from crfs.formats.toc import EXTERNAL_SUFFIX, LAYER_DIGEST_ANNOTATION, MAX_TOC_SIZE
 from crfs.layers.layer import Layer, Trust
 from crfs.layers.opener import Opener
 
@@ -37,8 +40,9 @@ async def resolve_image(source: ImageSource, opener: Opener, platform: Platform)
     digest, manifest = await fetch_manifest(source, platform)
     # fetched when somebody first wants a diff_id: a lazily read image never does
     config = Once(lambda: _fetch_config(source, manifest))
+    tocs = TocImage(source, platform)
     layers = await gather(
-        _open_layer(source, opener, manifest, config, number) for number in range(len(manifest.layers))
+        _open_layer(source, opener, manifest, config, tocs, number) for number in range(len(manifest.layers))
     )
     _warn_unverified(layers)
     return Resolved(source.name, digest, tuple(layers))
@@ -65,7 +69,12 @@ async def _fetch_config(source: ImageSource, manifest: Manifest) -> ImageConfig:
 
 
 async def _open_layer(
-    source: ImageSource, opener: Opener, manifest: Manifest, config: Once[ImageConfig], number: int
+    source: ImageSource,
+    opener: Opener,
+    manifest: Manifest,
+    config: Once[ImageConfig],
+    tocs: "TocImage",
+    number: int,
 ) -> Layer:
     descriptor = manifest.layers[number]
     blob = source.open_blob(descriptor)
@@ -73,7 +82,7 @@ async def _open_layer(
     async def diff_id() -> str:
         return (await config.get()).diff_ids[number]
 
-    return await opener.open_layer(blob, descriptor, diff_id)
+    return await opener.open_layer(blob, descriptor, diff_id, partial(tocs.find, descriptor))
 
 
 async def fetch_manifest(source: ImageSource, platform: Platform) -> tuple[str, Manifest]:
@@ -87,6 +96,39 @@ async def fetch_manifest(source: ImageSource, platform: Platform) -> tuple[str, 
                 return fetched.digest, parsed
             wanted = select_manifest(parsed, platform).digest
     raise UnsupportedError(f"{source.name}: the index is nested more than {_INDEX_DEPTH} levels deep")
+
+
+class TocImage:
+    """The image beside `source` that has TOCs for its layers (stargz-snapshotter's external TOC).
+
+    Its manifest names each TOC's layer; which TOC is the right one says the image itself.
+    """
+
+    def __init__(self, source: ImageSource, platform: Platform) -> None:
+        self._beside = source.open_beside(EXTERNAL_SUFFIX)
+        self._platform = platform
+        self._manifest = Once(self._fetch)
+
+    async def find(self, layer: Descriptor) -> bytes | str:
+        """The compressed TOC of a layer, or why there is none. It is not verified here."""
+        if self._beside is None:
+            return "its TOC lies in another image, which is found by a tag"
+        manifest = await self._manifest.get()
+        if isinstance(manifest, str):
+            return manifest
+        for descriptor in manifest.layers:
+            if descriptor.annotations.get(LAYER_DIGEST_ANNOTATION) == layer.digest:
+                if descriptor.size > MAX_TOC_SIZE:
+                    raise FormatError(f"{self._beside.name}: a TOC of {descriptor.size} bytes is too long")
+                return await self._beside.open_blob(descriptor).fetch_range(0, descriptor.size)
+        return f"its TOC should lie in {self._beside.name}, which has none for it"
+
+    async def _fetch(self) -> Manifest | str:
+        assert self._beside is not None
+        try:
+            return (await fetch_manifest(self._beside, self._platform))[1]
+        except NotFoundError:
+            return f"its TOC should lie in {self._beside.name}, which is not there"
 
 
 def _warn_unverified(layers: list[Layer]) -> None:

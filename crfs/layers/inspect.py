@@ -6,9 +6,10 @@ from crfs.blobs.blob import Blob
 from crfs.errors import FormatError
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import Compression, layer_compression
-from crfs.formats.toc import TOC_DIGEST_ANNOTATION
+from crfs.formats.voucher import NOTHING, read_voucher
+from crfs.layers.findtoc import FindExternal, Toc, no_external
 from crfs.layers.layer import Format, Layer, Trust
-from crfs.layers.opener import Opener, Toc, lazy_layer
+from crfs.layers.opener import Opener, lazy_layer
 
 _FORMATS = {
     Compression.NONE: Format.TAR,
@@ -36,7 +37,9 @@ class LayerReport(msgspec.Struct, frozen=True, rename="kebab"):
     file_bytes: int | None = None
 
 
-async def inspect_layer(opener: Opener, blob: Blob, descriptor: Descriptor) -> LayerReport:
+async def inspect_layer(
+    opener: Opener, blob: Blob, descriptor: Descriptor, find_external: FindExternal = no_external
+) -> LayerReport:
     """A layer of an image; raises what opening it would."""
     compression = layer_compression(descriptor.media_type)
     if compression is None:
@@ -44,13 +47,13 @@ async def inspect_layer(opener: Opener, blob: Blob, descriptor: Descriptor) -> L
         return LayerReport(
             descriptor.digest, descriptor.media_type, shown, False, reason, "not at all", descriptor.size
         )
-    lazy = await opener.open_lazy(blob, descriptor)
+    lazy = await opener.open_lazy(blob, descriptor, find_external)
     if isinstance(lazy, Layer):
         return _lazy_report(lazy, descriptor.digest, descriptor.media_type)
     format_, reason = _FORMATS[compression], lazy
-    if compression is Compression.GZIP and TOC_DIGEST_ANNOTATION not in descriptor.annotations:
+    if compression is not Compression.NONE and not read_voucher(descriptor.annotations).binds:
         try:
-            found = await opener.find_toc(blob, descriptor.size, None)
+            found = await opener.find_toc(blob, descriptor.size, NOTHING)
         except FormatError as error:
             # no mount would look at it
             found = reason = f"its TOC is of no use: {error}"
@@ -70,7 +73,7 @@ async def inspect_layer(opener: Opener, blob: Blob, descriptor: Descriptor) -> L
 
 async def inspect_blob(opener: Opener, blob: Blob) -> LayerReport:
     """A single blob that no manifest names."""
-    found = await opener.find_toc(blob, None, None)
+    found = await opener.find_toc(blob, None, NOTHING)
     if isinstance(found, Toc):
         return _lazy_report(lazy_layer(blob.name, blob, found, Trust.TOC), blob.name, None)
     return LayerReport(blob.name, None, "tar, if anything", False, found, Trust.NONE.value, None)

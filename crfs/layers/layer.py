@@ -6,6 +6,7 @@ from pathlib import Path
 
 from crfs._native.layerindex import LayerIndex
 from crfs.blobs.blob import Blob
+from crfs.layers.codec import GZIP, Codec
 
 
 class Format(enum.Enum):
@@ -13,6 +14,8 @@ class Format(enum.Enum):
 
     STARGZ = "stargz"
     ESTARGZ = "estargz"
+    ESTARGZ_EXTERNAL = "estargz-external-toc"
+    ZSTD_CHUNKED = "zstd:chunked"
     TAR = "tar"
     TAR_GZIP = "tar+gzip"
     TAR_ZSTD = "tar+zstd"
@@ -44,7 +47,7 @@ class Health:
 class Layer:
     """One layer, opened. `name` is its digest, or the URL or path of a single blob; `size` in bytes or None.
 
-    A lazy layer's chunks lie compressed in `blob`; any other's lie in the uncompressed tar at `tar`.
+    A lazy layer's chunks lie compressed in `blob`, as `codec` says; any other's lie in the uncompressed tar at `tar`.
     `reason` says why a layer is not lazy.
     """
 
@@ -57,6 +60,7 @@ class Layer:
     toc_size: int = 0
     tar: Path | None = None
     reason: str | None = None
+    codec: Codec = GZIP
     health: Health = field(default_factory=Health)
 
     @property

@@ -89,9 +89,12 @@ def _file_chunks(entry: TocEntry, chunks: list[TocEntry]) -> list[Action]:
     place = 0
     for chunk in [entry, *chunks] if entry.size else chunks:
         size = chunk.chunk_size or entry.size - chunk.chunk_offset
-        if not chunk.offset or chunk.chunk_offset != place or size <= 0:
+        if chunk.chunk_offset != place or size <= 0 or chunk.chunk_type not in ("", "zeros"):
             raise FormatError(f"{entry.name!r} has a chunk that is not its next one")
-        actions.append(_chunk(chunk, size, _digest(entry, chunk)))
+        if not chunk.chunk_type:
+            if not chunk.offset:
+                raise FormatError(f"a chunk of {entry.name!r} lies nowhere")
+            actions.append(_chunk(chunk, size, _digest(entry, chunk)))
         place += size
     if place != entry.size:
         raise FormatError(f"{entry.name!r} has {entry.size} bytes and chunks for {place}")

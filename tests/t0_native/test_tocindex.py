@@ -69,7 +69,9 @@ _TIMES = st.sampled_from(["", "2024-01-02T03:04:05Z", "1969-12-31T23:59:59.5+01:
 _NUMBERS = st.sampled_from([0, 1, 1000, 2**32 - 1])
 _ODD = st.one_of(
     st.sampled_from([-1, 0, 1, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30, "", "x", "a", "chunk", "hardlink"]),
-    st.sampled_from(["md5:00", SHA, SHA.upper(), SHA[:-1], "sha256:" + "g" * 64, "2024-01-02T03:04:05"]),
+    st.sampled_from(
+        ["zeros", "md5:00", SHA, SHA.upper(), SHA[:-1], "sha256:" + "g" * 64, "2024-01-02T03:04:05"]
+    ),
     st.sampled_from(["x" * 300, "x\0y", "..", "/", ".wh.", {"user.a": "YQ=="}, {"": "YQ=="}, {"a\0": ""}]),
     st.integers(-5, 3000),
 )
@@ -88,7 +90,7 @@ _KEYS = st.sampled_from(
             "devMajor",
             "devMinor",
         ),
-        *("xattrs", "digest", "chunkOffset", "chunkSize", "chunkDigest", "innerOffset"),
+        *("xattrs", "digest", "chunkOffset", "chunkSize", "chunkDigest", "innerOffset", "chunkType"),
     ]
 )
 
@@ -139,6 +141,8 @@ def _files(draw: st.DrawFn) -> list[Json]:
         part["chunkOffset"] = place
         last = number == len(lengths) - 1
         part["chunkSize"] = 0 if last and draw(st.booleans()) else length
+        if draw(st.integers(0, 4)) == 0:
+            part |= {"chunkType": "zeros", "offset": draw(st.sampled_from([0, 100]))}
         if draw(st.booleans()):
             part["chunkDigest"] = draw(st.sampled_from([SHA, OTHER_SHA]))
         place += length
@@ -258,6 +262,20 @@ def test_digest_of_a_file_fits_none_of_its_chunks() -> None:
     assert chunks(found) == [(0, 5, 100, 0, None), (5, 4, 200, 7, bytes.fromhex(OTHER_SHA[7:]))]
 
 
+def test_zeros_take_no_bytes_of_the_blob() -> None:
+    found = tree(
+        file("f", 9, offset=0, chunkSize=2, chunkType="zeros"),
+        chunk(2, chunkSize=3),
+        chunk(5, chunkType="zeros"),
+    )
+    inode = found.find(1, b"f")
+    assert [(number < 0, start, end) for number, start, end in found.cover(inode, 0, 9)] == [
+        (True, 0, 2),
+        (False, 0, 3),
+        (True, 0, 4),
+    ]
+
+
 def test_chunks_belong_to_the_last_file_whatever_their_name() -> None:
     stranger = {**chunk(5), "name": "somebody/else"}
     found = tree(file("f", 9, chunkSize=5), stranger, file("g", 3, offset=300))
@@ -323,6 +341,10 @@ def test_lost_names_of_users_do_not_matter() -> None:
         ([file("f", 9, chunkSize=5)], "chunks for 5 of the 9 bytes of 'f'"),
         ([file("f", 9, chunkSize=5), file("g", 1)], "chunks for 5 of the 9 bytes of 'f'"),
         ([file("f", 9, chunkSize=3), chunk(3, chunkSize=3)], "chunks for 6 of the 9 bytes of 'f'"),
+        ([file("f", 9, chunkSize=5, chunkType="ones"), chunk(5)], "'f' the unknown type 'ones'"),
+        ([file("f", 9, chunkSize=5, chunkType="zeros"), chunk(4)], "overlaps"),
+        ([file("f", 9, chunkSize=10, chunkType="zeros")], "outside of the file"),
+        ([file("f", 9, chunkSize=-1, chunkType="zeros")], "outside of the file"),
         ([file("f", -1)], "'f' an impossible number"),
         ([file("f", 2**64)], "'f' an impossible number"),
         ([file("f", 2**62 + 1)], "impossible size"),

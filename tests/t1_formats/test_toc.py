@@ -92,6 +92,7 @@ def test_all_keys() -> None:
         "chunkSize": 7,
         "chunkDigest": "sha256:y",
         "innerOffset": 8,
+        "chunkType": "zeros",
         "userName": "nobody needs it",
         "NumLink": 9,
         "future": {"nested": [1, 2]},
@@ -116,6 +117,7 @@ def test_all_keys() -> None:
         "chunk_size": 7,
         "chunk_digest": "sha256:y",
         "inner_offset": 8,
+        "chunk_type": "zeros",
     }
 
 

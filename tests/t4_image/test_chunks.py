@@ -19,7 +19,7 @@ from crfs._native.index import Chunk
 from crfs.cli import compose
 from crfs.errors import DigestMismatch, FormatError
 from crfs.formats.footer import FooterKind
-from crfs.image.chunks import decode_member
+from crfs.layers.codec import decode_member
 from tests.support.faults import CutBody, FlipByte, Slow, Stall, Status
 from tests.support.layers import Entry, File
 from tests.t3_layers.images import Built, Image, Place, forged, lazy

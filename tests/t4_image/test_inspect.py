@@ -63,7 +63,7 @@ def test_estargz(place: Place) -> None:
         pytest.param(
             whole(ENTRIES, zstandard.compress, OCI_LAYER_ZSTD),
             "tar+zstd",
-            f"its format is {OCI_LAYER_ZSTD}",
+            NO_TOC,
             id="zstd",
         ),
         pytest.param(
@@ -81,13 +81,14 @@ def test_estargz(place: Place) -> None:
         pytest.param(
             lazy(ENTRIES, kind=FooterKind.EXTERNAL_TOC),
             "tar+gzip",
-            "its TOC lies in another image",
+            "its TOC should lie in HOST/web:1-esgztoc, which is not there",
             id="external",
         ),
     ],
 )
 def test_layers_that_are_fetched_whole(place: Place, layer: Built, kind: str, reason: str) -> None:
     report = layer_of(place, layer)
+    reason = reason.replace("HOST", place.proxy.host)
     assert (report.format, report.lazy, report.reason, report.verified) == (kind, False, reason, "whole")
     assert (report.toc_size, report.entries, report.chunks, report.file_bytes) == (None, None, None, None)
 
@@ -132,8 +133,7 @@ def test_all_layers_for_one_request_each(place: Place) -> None:
     assert (report.name, report.digest) == (f"{place.proxy.host}/web:1", digest)
     assert [layer.digest for layer in report.layers] == [layer.descriptor.digest for layer in layers]
     assert [layer.lazy for layer in report.layers] == [True, False, False, True]
-    # the tails of three gzip layers, and nothing of the other
-    assert place.proxy.count("GET", "/blobs/") == 3
+    assert place.proxy.count("GET", "/blobs/") == 4
 
 
 @pytest.mark.parametrize("kind", [FooterKind.STARGZ, FooterKind.ESTARGZ])
