@@ -158,6 +158,10 @@ class CopyUp:
 
     def prepare(self, node: Node, source: OpenLower, given_up: GivenUp, size: int) -> Prepared:
         """The first `size` bytes of a lower file in a file of the work directory, its holes kept. No lock held."""
+        lower, found = node.lowers[0]
+        if found.nlink > 1:
+            # which may take a while, and is remembered
+            lower.names(found.key)
         shown = self._lookup.attributes(node)
         staged = self._upper.staged_name()
         fd = os.open(

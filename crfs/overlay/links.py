@@ -78,6 +78,8 @@ class Links:
 
     def _look_up_removed(self, node: Node) -> int:
         part = node.lowers[0]
+        if len(self.places(node)) >= part[1].nlink:
+            return 0
         below = self._in_stack(part[0], set(part[0].names(part[1].key)))
         parts = [self._finder.lower_at(path) for path in below]
         had = sum(each is not None and lower_key(each) == lower_key(part) for each in parts)

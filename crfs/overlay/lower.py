@@ -318,18 +318,18 @@ class DirectoryLower:
     def names(self, key: int) -> list[bytes]:
         """All paths of a file of several names. The whole tree is looked through once, when this is first asked."""
         if self._linked is None:
-            self._linked = {}
+            linked: dict[int, list[bytes]] = {}
             for path, fd, entries in iter_directories(self._fd):
                 for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
-                        self._note_linked(path, os.fsencode(entry.name), fd)
+                        self._note_linked(linked, path, os.fsencode(entry.name), fd)
+            self._linked = linked
         return self._linked.get(key, [])
 
-    def _note_linked(self, directory: bytes, name: bytes, fd: int) -> None:
-        assert self._linked is not None
+    def _note_linked(self, linked: dict[int, list[bytes]], directory: bytes, name: bytes, fd: int) -> None:
         info = os.stat(name, dir_fd=fd, follow_symlinks=False)
         if info.st_nlink > 1:
-            self._linked.setdefault(self._key(info), []).append(join(directory, name))
+            linked.setdefault(self._key(info), []).append(join(directory, name))
 
     def moves(self) -> list[Move]:
         """Directories that were moved in this tree, which may have been an upper one; looked for once."""
