@@ -327,7 +327,10 @@ class DirectoryLower:
         return self._linked.get(key, [])
 
     def _note_linked(self, linked: dict[int, list[bytes]], directory: bytes, name: bytes, fd: int) -> None:
-        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        try:
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
         if info.st_nlink > 1:
             linked.setdefault(self._key(info), []).append(join(directory, name))
 
