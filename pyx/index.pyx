@@ -33,22 +33,25 @@ cdef class Tree:
     cdef const uint32_t *rank
     cdef const unsigned char *heap
 
-    def __cinit__(self, image):
+    def __cinit__(self, image, *, sound=False):
         PyObject_GetBuffer(image, &self.buffer, PyBUF_SIMPLE)
 
     def __dealloc__(self):
         if self.buffer.obj is not None:
             PyBuffer_Release(&self.buffer)
 
-    def __init__(self, image):
-        """Lay the columns over `image`; FormatError if they do not fit it or point outside of it."""
+    def __init__(self, image, *, sound=False):
+        """Lay the columns over `image`; FormatError if they do not fit it or point outside of it.
+
+        `sound`: the bytes are known to be those that merge() made, so that no table need be read through.
+        """
         cdef const char *at = <const char *>self.buffer.buf
         cdef uint64_t off = padded(sizeof(Header)), total
-        cdef bint sound
+        cdef bint is_sound = sound
         if <size_t>self.buffer.len < sizeof(Header):
             raise FormatError("the tree image is cut short")
         self.header = <const Header *>at
-        if memcmp(self.header.magic, b"CRFSTREE", 8) or self.header.version != 1 or not self.header.inodes:
+        if memcmp(self.header.magic, b"CRFSTREE", 8) or self.header.version != 2 or not self.header.inodes:
             raise FormatError("this is no tree image of this version")
         self.inode_table = <const Inode *>(at + off)
         off += padded(self.header.inodes * sizeof(Inode))
@@ -64,9 +67,10 @@ cdef class Tree:
         total = off + padded(self.header.heap)
         if self.header.heap > <uint64_t>self.buffer.len or <uint64_t>self.buffer.len != total:
             raise FormatError("the tree image is cut short")
-        with nogil:
-            sound = self.is_sound()
-        if not sound:
+        if not is_sound:
+            with nogil:
+                is_sound = self.is_sound()
+        if not is_sound:
             raise FormatError("the tree image is damaged")
 
     # one pass: afterwards, whatever a lookup follows is in its table, and every way up or down has an end
@@ -160,21 +164,12 @@ cdef class Tree:
     @property
     def file_bytes(self):
         """Sum of the sizes of all regular files, in bytes."""
-        cdef uint64_t total = 0
-        cdef uint32_t i
-        for i in range(self.header.inodes):
-            if self.inode_table[i].mode & S_IFMT == S_IFREG:
-                total += self.inode_table[i].size
-        return total
+        return self.header.file_bytes
 
     @property
     def has_xattrs(self):
         """Whether any inode has an extended attribute."""
-        cdef uint32_t i
-        for i in range(self.header.inodes):
-            if self.inode_table[i].xattr_len:
-                return True
-        return False
+        return self.header.xattr_inodes > 0
 
     def find(self, uint64_t parent, bytes name):
         """The inode called `name` in the directory `parent`, or 0."""

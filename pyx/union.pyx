@@ -525,6 +525,13 @@ cdef class _Writer:
             self.order[i] = keys[i].chunk
             self.rank[keys[i].chunk] = i
 
+    cdef void sum_up(self, Header *header) noexcept nogil:
+        cdef size_t i
+        for i in range(self.inodes.size()):
+            if self.inodes[i].mode & S_IFMT == S_IFREG:
+                header.file_bytes += self.inodes[i].size
+            header.xattr_inodes += self.inodes[i].xattr_len > 0
+
     cdef bytes image(self):
         cdef Header header
         cdef uint64_t sizes[6]
@@ -535,9 +542,10 @@ cdef class _Writer:
             raise FormatError("the image has more names or files than an index can hold")
         memset(&header, 0, sizeof(Header))
         memcpy(header.magic, b"CRFSTREE", 8)
-        header.version, header.inodes = 1, <uint32_t>self.inodes.size()
+        header.version, header.inodes = 2, <uint32_t>self.inodes.size()
         header.dentries, header.chunks = <uint32_t>self.dentries.size(), <uint32_t>self.chunks.size()
         header.heap = self.heap.size()
+        self.sum_up(&header)
         sizes[:] = [self.inodes.size() * sizeof(Inode), self.dentries.size() * sizeof(Dentry),
                     self.chunks.size() * sizeof(Chunk), self.order.size() * 4, self.rank.size() * 4, header.heap]
         parts[:] = [<const void *>self.inodes.data(), <const void *>self.dentries.data(),

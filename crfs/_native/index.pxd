@@ -9,6 +9,8 @@ cdef struct Header:
     uint32_t dentries
     uint32_t chunks
     uint64_t heap
+    uint64_t file_bytes
+    uint64_t xattr_inodes
 
 # first, count: chunks of a file, dentries of a directory, heap bytes of a symlink's target
 cdef struct Inode:
