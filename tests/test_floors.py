@@ -52,6 +52,16 @@ EXCEPTIONS = {
 }
 # imports that are not at the top: (importer, imported) -> why. Both are patterns
 LATE = {
+    ("crfs.blobs.network", "crfs.blobs.*"): "not for a mount whose image is all in the cache",
+    ("crfs.cli.compose", "crfs.cli.sources"): "not for a mount whose image is all in the cache",
+    ("crfs.image.kept", "crfs.layers.unzstd"): "only for images that have such layers",
+    ("crfs.cli.compose", "crfs.image.verify"): "not for a mount whose image is all in the cache",
+    ("crfs.cli.compose", "crfs._native.union"): "not for a mount whose image is all in the cache",
+    (
+        "crfs.cli.*",
+        "crfs.cli.services",
+    ): "--help and wrong uses answer before the threads' modules are loaded",
+    ("crfs.cli.inspect", "crfs.cli.sources"): "--help and wrong uses answer before aiohttp is loaded",
     ("crfs.cli.*", "crfs.cli.compose"): "--help and wrong uses answer before aiohttp is loaded",
     ("crfs.cli.mount", "crfs.cli.upper"): "a read-only mount need not wait for the overlay",
     ("crfs.cli.overlayfs", "crfs.cli.overlay"): "the engine is of no use to --version and wrong uses",

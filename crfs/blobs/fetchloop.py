@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from typing import Any, Generic, TypeVar
 
+from crfs.blobs.threads import leave_signals
+
 T = TypeVar("T")
 
 
@@ -23,8 +25,13 @@ class FetchLoop:
     def start(self) -> None:
         """Start the thread. Not before a fork: threads do not survive it."""
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="crfs-fetch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="crfs-fetch", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        leave_signals()
+        self._loop.run_forever()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine on the loop; the future may be waited for on any other thread."""

@@ -32,14 +32,23 @@ _A = TypeVar("_A")
 
 
 class RegistryImage:
-    """The image that `reference` names; nothing is sent before the first fetch. UsageError if blocked."""
+    """The image that `reference` names; nothing is sent before the first fetch. UsageError if blocked.
 
-    def __init__(self, reference: ImageReference, access: Access, registries: RegistriesConf) -> None:
+    `retry` is the policy for the registry itself where it is not the session's.
+    """
+
+    def __init__(
+        self,
+        reference: ImageReference,
+        access: Access,
+        registries: RegistriesConf,
+        retry: RetryPolicy | None = None,
+    ) -> None:
         self._reference = reference
         self._access = access
         self._registries = registries
         self._endpoints = [RegistryEndpoint(found, access) for found in registries.endpoints(reference)]
-        self._retries = [MIRROR_RETRY] * (len(self._endpoints) - 1) + [access.http.retry]
+        self._retries = [MIRROR_RETRY] * (len(self._endpoints) - 1) + [retry or access.http.retry]
         self._order = list(range(len(self._endpoints)))
 
     @property

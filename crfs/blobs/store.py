@@ -2,22 +2,20 @@
 
     chunks/ab/abcd...   one decompressed chunk each
     layers/abcd...      the uncompressed tar of a layer that can't be read lazily, by its diff_id
-    tmp/                what is being written; files of processes that are gone are swept away
 
-Entries appear by rename, whole. A chunk is hashed again when a process first reads it, so that neither a
-crash nor a failing disk can put a wrong byte into a mount.
+Entries appear by rename, whole. A chunk is hashed again when a process first reads it, and a layer after a
+crash, so that neither that nor a failing disk can put a wrong byte into a mount.
 """
 
 import contextlib
-import itertools
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from crfs._native.inflate import check_sha256
+from crfs.blobs.cachedir import CacheDirectory, open_cache_directory
 from crfs.errors import CrfsError, DigestMismatch
 from crfs.formats.digest import check_hash, parse_digest
 
@@ -28,12 +26,15 @@ _PIECE = 1 << 20
 class Store:
     """A cache directory. Use open_store()."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, directory: CacheDirectory) -> None:
+        self.directory = directory
+        self._root = directory.root
         self._trusted: set[bytes] = set()
         self._full = False
-        self._token = secrets.token_hex(4)
-        self._count = itertools.count()
+
+    def close(self) -> None:
+        """This process is done with the cache, in good order."""
+        self.directory.close()
 
     def _chunk_path(self, digest: bytes) -> str:
         name = digest.hex()
@@ -77,10 +78,9 @@ class Store:
         if os.path.exists(path):
             return
         try:
-            with self._staged() as staged:
+            with self.directory.staged() as staged:
                 staged.write(data)
-                staged.flush()
-                self._publish(staged.name, path)
+                self.directory.publish(staged, path)
         except OSError as error:
             if not self._full:
                 self._full = True
@@ -88,27 +88,13 @@ class Store:
             return
         self._trusted.add(digest)
 
-    def _publish(self, staged: str, path: str) -> None:
-        try:
-            os.rename(staged, path)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            os.rename(staged, path)
-
-    @contextlib.contextmanager
-    def _staged(self) -> Iterator[IO[bytes]]:
-        """A file under tmp/ that is gone afterwards unless it was renamed; its name says whose it is."""
-        path = f"{self._root}/tmp/{os.getpid()}-{self._token}-{next(self._count)}"
-        try:
-            with open(path, "xb", opener=_private) as file:
-                yield file
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-
     def find_layer(self, diff_id: str) -> Path | None:
         """The uncompressed tar with this diff_id, if it is here and still what it was."""
-        path = self._root / "layers" / diff_id.replace(":", "-")
+        name = layer_name(diff_id)
+        path = self._root / name
+        self.directory.pin(name)
+        if self.directory.is_believed(name) and path.is_file():
+            return path
         hasher = parse_digest(diff_id).hasher()
         try:
             with path.open("rb") as file:
@@ -119,13 +105,14 @@ class Store:
             return None
         except (OSError, DigestMismatch) as error:
             log.warning("%s; it is dropped and fetched again", error)
-            with contextlib.suppress(OSError):
-                path.unlink()
+            self.drop_layer(path)
             return None
+        self.directory.believe(name)
         return path
 
     def drop_layer(self, path: Path) -> None:
         """Remove a layer that turned out to be of no use."""
+        self.directory.disbelieve(f"layers/{path.name}")
         with contextlib.suppress(OSError):
             path.unlink()
 
@@ -136,33 +123,31 @@ class Store:
         CrfsError where the disk takes no more.
         """
         try:
-            with self._staged() as staged:
+            with self.directory.staged() as staged:
                 yield staged
         except OSError as error:
             raise CrfsError(f"the cache {self._root} can't take a whole layer: {error.strerror}") from error
 
     def publish_layer(self, staged: IO[bytes], diff_id: str) -> Path:
         """Keep a staged layer, durably, under its verified diff_id."""
-        path = self._root / "layers" / diff_id.replace(":", "-")
+        name = layer_name(diff_id)
+        path = self._root / name
         staged.flush()
         os.fsync(staged.fileno())
+        self.directory.pin(name)
         os.rename(staged.name, path)
+        self.directory.believe(name)
         return path
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def layer_name(diff_id: str) -> str:
+    """Where in the cache the tar of that diff_id lies."""
+    return f"layers/{diff_id.replace(':', '-')}"
 
 
 def open_store(root: Path) -> Store:
     """The cache at `root`, made where it is missing; CrfsError with the path where it can't be."""
-    try:
-        for part in ("chunks", "layers", "tmp"):
-            (root / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep(root / "tmp")
-    except OSError as error:
-        raise CrfsError(f"{root}: the cache can't be used: {error.strerror}") from error
-    return Store(root)
+    return Store(open_cache_directory(root))
 
 
 def _read_verified(fd: int, digest: bytes, size: int) -> bytes:
@@ -173,12 +158,3 @@ def _read_verified(fd: int, digest: bytes, size: int) -> bytes:
     data = os.pread(fd, size, 0)
     check_sha256(data, digest)
     return data
-
-
-def _sweep(tmp: Path) -> None:
-    """Remove what processes that are gone left half-written."""
-    for path in tmp.iterdir():
-        owner = path.name.partition("-")[0]
-        if owner.isdecimal() and not os.path.exists(f"/proc/{owner}"):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()

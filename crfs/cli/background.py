@@ -11,7 +11,15 @@ NO_SERVER = "--no-server"
 # programs that are handed over, and where their main() is
 _PROGRAMS = {"crfs": "crfs.cli.main", "crfs-overlayfs": "crfs.cli.overlayfs"}
 # what a mount needs sooner or later
-_PRELOADED = ("crfs.cli.mount", "crfs.cli.upper", "crfs.cli.overlay", "aiohttp", "email.utils", "tomllib")
+_PRELOADED = (
+    "crfs.cli.mount",
+    "crfs.cli.upper",
+    "crfs.cli.overlay",
+    "crfs.cli.sources",
+    "aiohttp",
+    "email.utils",
+    "tomllib",
+)
 _FOREGROUND = {"-f", "-d", "-h", "-V", "--foreground", "--help", "--version", "--debug", NO_SERVER}
 
 

@@ -1,165 +1,113 @@
-"""Builds the objects that an image is opened and read with, and takes them down in the reverse order.
+"""Builds the objects that an image is read with. Used by the subcommands that open an image.
 
-Used by the subcommands that open an image. Threads start here, so a daemon forks before.
+Whatever knows the network is imported when the cache alone can't tell.
 """
 
-import argparse
-import contextlib
-import os
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
 
 from crfs._native.index import Tree
 from crfs._native.pagecache import PageCache
-from crfs._native.union import merge
 from crfs.blobs.blob import Blob, ImageSource
-from crfs.blobs.credentials import CredentialStore
-from crfs.blobs.directories import cache_directory
-from crfs.blobs.endpoint import Access
-from crfs.blobs.fetchloop import FetchLoop
-from crfs.blobs.http import Http
-from crfs.blobs.layout import LayoutImage
-from crfs.blobs.localfile import FileBlob
-from crfs.blobs.ranges import RangeFetcher
-from crfs.blobs.registriesconf import load_registries
-from crfs.blobs.registry import RegistryImage
-from crfs.blobs.store import Store, open_store
-from crfs.blobs.url import UrlBlob
-from crfs.errors import CrfsError, UsageError
-from crfs.formats.platforms import Platform, host_platform, parse_platform
-from crfs.formats.reference import (
-    FileSource,
-    ImageReference,
-    LayoutReference,
-    Source,
-    UrlSource,
-)
+from crfs.blobs.network import LateBlob
+from crfs.cli.services import Services, Settings, platform_of
+from crfs.errors import CrfsError
+from crfs.formats.manifest import Descriptor
+from crfs.formats.reference import ImageReference, Source
 from crfs.image.chunks import ChunkLoader
+from crfs.image.kept import KeptTree, find_manifest, load_tree, store_tree
 from crfs.image.reader import ImageReader
-from crfs.image.resolve import Resolved, resolve_blob, resolve_image
-from crfs.image.verify import verify_in_background
-from crfs.layers.layer import Trust
-from crfs.layers.opener import Opener
+from crfs.layers.layer import Layer, Trust
 
 PAGE_CACHE_BYTES = 24 << 20
 # retries, their pauses and a slow transfer included; then the reader gets EIO
 READ_SECONDS = 120.0
-_CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How images are reached and where their bytes are kept; None leaves it to the defaults."""
+class OpenedImage:
+    """An image that can be read. `digest` is its manifest's; None for a single blob."""
 
-    cache: Path | None = None
-    authfile: str | None = None
-    tls_verify: bool | None = None
-    platform: str | None = None
-    allow_unverified: bool = False
-
-
-def settings_of(args: argparse.Namespace) -> Settings:
-    """What the options of crfs.cli.options.add_source_options() say."""
-    return Settings(args.cache, args.authfile, args.tls_verify, args.platform, args.allow_unverified)
+    name: str
+    digest: str | None
+    layers: Sequence[Layer]
+    tree: Tree
+    reader: ImageReader
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What outlives one image: the fetch thread and its connections, the decoders, the disk cache.
+def open_image(services: Services, settings: Settings, source: Source) -> OpenedImage:
+    """Open what a source names; any CrfsError. What the cache can tell is asked of nobody else."""
+    name, digest, kept = str(source), None, None
+    if isinstance(source, ImageReference):
+        name = source.text
+        digest, kept = _find_kept(services, settings, source)
+    if kept is None:
+        # late, here and below: aiohttp takes longer to load than a mount
+        from crfs.cli.sources import resolve
 
-    `pool` is for what somebody waits for, `idle` (one thread) for the rest.
-    """
-
-    loop: FetchLoop
-    http: Http
-    pool: ThreadPoolExecutor
-    idle: ThreadPoolExecutor
-    store: Store
-
-    def close(self) -> None:
-        """End every thread; what still waits fails."""
-        with contextlib.suppress(TimeoutError):
-            self.loop.submit(self.http.close()).result(_CLOSE_SECONDS)
-        self.loop.close()
-        for pool in (self.pool, self.idle):
-            pool.shutdown(wait=True, cancel_futures=True)
+        resolved, kept = resolve(services, settings, source)
+        name, digest = resolved.name, resolved.digest
+        if kept is None:
+            kept = KeptTree(_merge(services, resolved.name, digest, resolved.layers), resolved.layers)
+    return OpenedImage(name, digest, kept.layers, kept.tree, _open_reader(services, kept))
 
 
-def open_services(settings: Settings) -> Services:
-    """Start the threads. CrfsError where the cache can't be used."""
-    store = open_store((settings.cache or cache_directory()).absolute())
-    loop = FetchLoop()
-    loop.start()
-    pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode")
-    idle = ThreadPoolExecutor(1, "crfs-idle")
-    return Services(loop, Http(), pool, idle, store)
+def _find_kept(
+    services: Services, settings: Settings, source: ImageReference
+) -> tuple[str | None, KeptTree | None]:
+    """The manifest's digest and the merged tree, where nobody need be asked for them."""
+    named = services.documents.load_ref(str(source)) if settings.pull == "missing" else None
+    pinned = source.digest or named
+    manifest = find_manifest(services.documents, pinned, platform_of(settings)) if pinned else None
+    if manifest is None:
+        return None, None
+    return manifest[0], load_tree(services.store, *manifest, _LateBlobs(services, settings, source))
 
 
-def open_source(
-    source: Source, settings: Settings, http: Http
-) -> RegistryImage | LayoutImage | UrlBlob | FileBlob:
-    """The image, or the single layer blob, that a source names. Nothing is fetched yet."""
-    verify = settings.tls_verify is not False
-    match source:
-        case ImageReference():
-            if settings.authfile and not os.access(settings.authfile, os.R_OK):
-                raise UsageError(f"{settings.authfile}: the credentials can't be read")
-            access = Access(http, CredentialStore(settings.authfile), settings.tls_verify)
-            return RegistryImage(source, access, load_registries())
-        case LayoutReference():
-            return LayoutImage(source)
-        case UrlSource():
-            return UrlBlob(source, http, verify=verify)
-        case FileSource():
-            return FileBlob(source.path, str(source))
+class _LateBlobs:
+    """Opens blobs of an image in a registry, about which nothing is looked up until bytes are missing."""
+
+    def __init__(self, services: Services, settings: Settings, source: ImageReference) -> None:
+        self._services = services
+        self._settings = settings
+        self._source = source
+        self._image: ImageSource | None = None
+
+    def __call__(self, descriptor: Descriptor) -> LateBlob:
+        return LateBlob(f"{self._source.name}@{descriptor.digest}", lambda: self._open(descriptor))
+
+    def _open(self, descriptor: Descriptor) -> Blob:
+        from crfs.cli.sources import open_registry
+
+        if self._image is None:
+            self._image = open_registry(self._source, self._settings, self._services.network.http)
+        return self._image.open_blob(descriptor)
 
 
-T = TypeVar("T")
-OnImage = Callable[[ImageSource, Opener, Platform], Coroutine[Any, Any, T]]
-OnBlob = Callable[[Blob, Opener], Coroutine[Any, Any, T]]
+def _merge(services: Services, name: str, digest: str | None, layers: Sequence[Layer]) -> Tree:
+    """The layers' one tree; it is kept in the cache."""
+    # late: nobody needs it who has the tree
+    from crfs._native.union import merge
 
-
-def submit_to_source(
-    services: Services, settings: Settings, source: Source, on_image: OnImage[T], on_blob: OnBlob[T]
-) -> Future[T]:
-    """Run a coroutine on what a source names: an image, or a single layer blob."""
-    opener = Opener(services.store, services.pool, allow_unverified=settings.allow_unverified)
-    platform = parse_platform(settings.platform) if settings.platform else host_platform()
-    opened = open_source(source, settings, services.http)
-    if isinstance(opened, RegistryImage | LayoutImage):
-        return services.loop.submit(on_image(opened, opener, platform))
-    return services.loop.submit(on_blob(opened, opener))
-
-
-def resolve(services: Services, settings: Settings, source: Source) -> Resolved:
-    """Open all layers of what a source names; any CrfsError."""
-    return submit_to_source(services, settings, source, resolve_image, resolve_blob).result()
-
-
-def read_tree(services: Services, resolved: Resolved) -> tuple[Tree, ImageReader]:
-    """Merge the layers, and make what reads their files."""
     try:
-        tree = Tree(merge([layer.index for layer in resolved.layers]))
+        image = merge([layer.index for layer in layers])
     except CrfsError as error:
-        raise type(error)(f"{resolved.name}: {error}") from error
-    for layer in resolved.layers:
+        raise type(error)(f"{name}: {error}") from error
+    for layer in layers:
         layer.index.clear()
+    if digest is not None:
+        services.idle.submit(store_tree, services.store, digest, layers, image)
+    return Tree(image, sound=True)
+
+
+def _open_reader(services: Services, kept: KeptTree) -> ImageReader:
     pages = PageCache(PAGE_CACHE_BYTES)
     loader = ChunkLoader(
-        tree,
-        resolved.layers,
-        pages,
-        services.store,
-        services.loop,
-        RangeFetcher(),
-        services.pool,
-        services.idle,
+        kept.tree, kept.layers, pages, services.store, services.network, services.pool, services.idle
     )
-    reader = ImageReader(tree, resolved.layers, pages, services.store, loader, services.pool, READ_SECONDS)
-    for layer in resolved.layers:
+    for layer in kept.layers:
         if layer.trust is Trust.BACKGROUND:
-            services.loop.submit(verify_in_background(layer))
-    return tree, reader
+            from crfs.image.verify import verify_in_background
+
+            services.network.submit(verify_in_background(layer))
+    return ImageReader(kept.tree, kept.layers, pages, services.store, loader, services.pool, READ_SECONDS)

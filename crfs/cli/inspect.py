@@ -19,7 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; any CrfsError."""
-    from crfs.cli.compose import open_services, settings_of, submit_to_source
+    from crfs.cli.services import open_services, settings_of
+    from crfs.cli.sources import submit_to_source
 
     configure_log(args.log_level, "crfs")
     settings = settings_of(args)

@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from crfs.cli.compose import Services, Settings, open_services, read_tree, resolve
+from crfs.cli.compose import open_image
+from crfs.cli.services import Services, Settings, open_services
 from crfs.errors import MountError
 from crfs.formats.reference import FileSource, parse_source
 from crfs.image.reader import ImageReader
@@ -55,10 +56,9 @@ class OpenLowers:
         if self._services is None:
             self._services = open_services(self._settings)
             self._opened.callback(self._services.close)
-        resolved = resolve(self._services, self._settings, lower.source)
-        tree, reader = read_tree(self._services, resolved)
-        self._readers.append(reader)
-        return ImageLower(tree, reader)
+        image = open_image(self._services, self._settings, lower.source)
+        self._readers.append(image.reader)
+        return ImageLower(image.tree, image.reader)
 
     def stop(self) -> None:
         """Whoever waits for an image's bytes is told that there will be none."""

@@ -109,16 +109,16 @@ def _serve(
 def _serve_image(
     args: argparse.Namespace, where: Path, options: tuple[str, ...], ready: Callable[[], None]
 ) -> None:
-    from crfs.cli.compose import open_services, read_tree, resolve, settings_of
+    from crfs.cli.compose import open_image
+    from crfs.cli.services import open_services, settings_of
 
     settings = settings_of(args)
     services = open_services(settings)
     try:
         with interruptible():
-            resolved = resolve(services, settings, parse_source(args.source))
-            tree, reader = read_tree(services, resolved)
+            image = open_image(services, settings, parse_source(args.source))
         settle()
-        request = MountRequest(where, resolved.name, options)
-        serve_tree(tree, reader, request, ready, reader.stop)
+        request = MountRequest(where, image.name, options)
+        serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
     finally:
         services.close()

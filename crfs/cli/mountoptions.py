@@ -49,7 +49,7 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 setattr(args, name.removesuffix("dir"), Path(value))
             case "lower" | "lowerdir":
                 args.lower = [*args.lower, *(unescape(each) for each in split_list(value))]
-            case "authfile" | "platform" | "log_level":
+            case "authfile" | "platform" | "log_level" | "pull":
                 setattr(args, name, value)
             case "tls_verify" | "allow_unverified":
                 setattr(args, name, parse_bool(value or "true"))

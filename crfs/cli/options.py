@@ -33,6 +33,12 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         help="read a stargz lazily although nothing ties its TOC to the manifest; it is checked later",
     )
     parser.add_argument(
+        "--pull",
+        choices=["newer", "missing"],
+        default="newer",
+        help="ask the registry what a tag names now (newer, the default), or only if it was never asked (missing)",
+    )
+    parser.add_argument(
         "--cache",
         metavar="DIR",
         type=Path,

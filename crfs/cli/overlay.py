@@ -4,8 +4,8 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from crfs.cli.compose import Settings
 from crfs.cli.lowers import OpenLowers, directories
+from crfs.cli.services import Settings
 from crfs.errors import MountError, UsageError
 from crfs.fuse.session import block_signals, interruptible
 from crfs.fuse.view import View

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfs.cli.compose import settings_of
 from crfs.cli.lowers import Named, OpenLowers, directories, parse_lower, shown_name
 from crfs.cli.overlay import open_overlay
+from crfs.cli.services import settings_of
 from crfs.errors import UsageError
 from crfs.fuse.session import interruptible
 from crfs.mount.fuse import MountRequest

@@ -17,6 +17,8 @@ SIZE_MAX = 2**63 - 1
 # containers/image reads at most this much; a body that is longer is refused before it is parsed
 MANIFEST_MAX = 4 << 20
 CONFIG_MAX = 8 << 20
+# an index may point to indexes; deeper than this it is a trap
+INDEX_DEPTH = 4
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -12,8 +12,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 
 from crfs._native.index import Chunk, Tree
 from crfs._native.pagecache import PageCache
-from crfs.blobs.fetchloop import FetchLoop
-from crfs.blobs.ranges import RangeFetcher
+from crfs.blobs.network import Network
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError, DigestMismatch, FormatError
 from crfs.image.prefetch import NOTHING, Along
@@ -63,8 +62,7 @@ class ChunkLoader:
         layers: Sequence[Layer],
         pages: PageCache,
         store: Store,
-        loop: FetchLoop,
-        ranges: RangeFetcher,
+        network: Network,
         pool: ThreadPoolExecutor,
         idle: ThreadPoolExecutor,
     ) -> None:
@@ -72,8 +70,7 @@ class ChunkLoader:
         self._layers = layers
         self._pages = pages
         self._store = store
-        self._loop = loop
-        self._ranges = ranges
+        self._network = network
         self._pool = pool
         self._idle = idle
         self._backlog = 0
@@ -109,7 +106,7 @@ class ChunkLoader:
                 wanted = self._members[chunk]
             wanted.urgent = wanted.urgent or urgent
         if members:
-            self._loop.submit(self._fetch(members))
+            self._network.submit(self._fetch(members))
         elif urgent and wanted.data is not None:
             self._decode(wanted)
         return wanted.flights[chunk]
@@ -157,7 +154,7 @@ class ChunkLoader:
         layer = self._layers[members[0].chunks[0].layer]
         start, end = members[0].start, members[-1].end
         try:
-            data = memoryview(await self._ranges.fetch(layer.blob, start, end))
+            data = memoryview(await self._network.fetch(layer.blob, start, end))
         except BaseException as error:
             for member in members:
                 self._fail(member, error)
@@ -198,7 +195,7 @@ class ChunkLoader:
         with self._lock:
             member.attempt += 1
             member.data, member.claimed = None, False
-        self._loop.submit(self._fetch([member]))
+        self._network.submit(self._fetch([member]))
 
     def _publish(self, member: _Member, pieces: list[bytes]) -> None:
         for chunk, piece in zip(member.chunks, pieces, strict=True):

@@ -10,6 +10,7 @@ from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.fetchloop import Once, gather
 from crfs.errors import FormatError, NotFoundError, UnsupportedError
 from crfs.formats.manifest import (
+    INDEX_DEPTH,
     Descriptor,
     ImageConfig,
     Manifest,
@@ -22,8 +23,6 @@ from crfs.layers.layer import Layer, Trust
 from crfs.layers.opener import Opener
 
 log = logging.getLogger(__name__)
-# an index may point to indexes; deeper than this it is a trap
-_INDEX_DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +35,13 @@ class Resolved:
 
 
 async def resolve_image(source: ImageSource, opener: Opener, platform: Platform) -> Resolved:
-    """Open an image. The first layer that fails ends the others; its error names its blob."""
+    """Open an image; see open_layers()."""
     digest, manifest = await fetch_manifest(source, platform)
+    return await open_layers(source, opener, digest, manifest)
+
+
+async def open_layers(source: ImageSource, opener: Opener, digest: str, manifest: Manifest) -> Resolved:
+    """Open all layers of an image. The first that fails ends the others; its error names its blob."""
     # fetched when somebody first wants a diff_id: a lazily read image never does
     config = Once(lambda: _fetch_config(source, manifest))
     tocs = TocImage(source, platform)
@@ -88,14 +92,14 @@ async def _open_layer(
 async def fetch_manifest(source: ImageSource, platform: Platform) -> tuple[str, Manifest]:
     """The manifest for `platform` and its digest, through any index."""
     wanted: str | None = None
-    for _ in range(_INDEX_DEPTH):
+    for _ in range(INDEX_DEPTH):
         fetched = await source.fetch_manifest(wanted)
         with _named(source):
             parsed = parse_manifest(fetched.body, fetched.media_type)
             if isinstance(parsed, Manifest):
                 return fetched.digest, parsed
             wanted = select_manifest(parsed, platform).digest
-    raise UnsupportedError(f"{source.name}: the index is nested more than {_INDEX_DEPTH} levels deep")
+    raise UnsupportedError(f"{source.name}: the index is nested more than {INDEX_DEPTH} levels deep")
 
 
 class TocImage:

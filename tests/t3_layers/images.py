@@ -18,22 +18,15 @@ from typing import Any, Self, TypeVar
 
 from crfs.blobs.http import Http
 from crfs.blobs.tls import TlsSettings
-from crfs.cli.compose import (
-    OnBlob,
-    OnImage,
-    Services,
-    Settings,
-    open_services,
-    read_tree,
-    submit_to_source,
-)
+from crfs.cli.compose import OpenedImage, open_image
+from crfs.cli.services import Services, Settings, open_services
+from crfs.cli.sources import OnBlob, OnImage, submit_to_source
 from crfs.formats.digest import sha256_digest
 from crfs.formats.footer import FooterKind, build_footer
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from crfs.formats.reference import Source, parse_source
 from crfs.formats.toc import TOC_DIGEST_ANNOTATION, TOC_NAME
-from crfs.image.resolve import Resolved, resolve_blob, resolve_image
 from tests.support.faults import FaultProxy
 from tests.support.fetching import QUICK, SHORT
 from tests.support.layers import Entry, make_estargz, make_tar
@@ -102,12 +95,11 @@ class Image:
     def __init__(self, services: Services, settings: Settings, source: Source) -> None:
         self._services = services
         try:
-            opened = submit_to_source(services, settings, source, resolve_image, resolve_blob)
-            self.resolved: Resolved = opened.result()
-            self.tree, self.reader = read_tree(services, self.resolved)
+            self.resolved: OpenedImage = open_image(services, settings, source)
         except BaseException:
             services.close()
             raise
+        self.tree, self.reader = self.resolved.tree, self.resolved.reader
 
     def find(self, path: bytes) -> int:
         """The inode at `path`."""
@@ -180,7 +172,9 @@ class Place:
 
     def _services(self, settings: Settings) -> Services:
         """With short waits."""
-        return dataclasses.replace(open_services(settings), http=Http(SHORT, QUICK, TlsSettings([])))
+        services = open_services(settings)
+        services.network.http = Http(SHORT, QUICK, TlsSettings([]))
+        return services
 
     def open(self, source: str, **more: Any) -> Image:
         """Resolve and merge; `more` are Settings."""

@@ -86,7 +86,8 @@ class Cache:
         return asyncio.run(open_whole(found, digest, diff_id, "because", self.store, self.pool))
 
     def files(self) -> list[str]:
-        return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
+        found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+        return sorted(str(path) for path in found if path.parts[0] not in ("sessions", "believed"))
 
 
 @pytest.fixture

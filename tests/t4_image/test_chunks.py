@@ -385,5 +385,7 @@ def test_nothing_is_left_open(place: Place) -> None:
     for _ in range(3):
         with place.open("web") as image:
             image.read(b"f", 0, 10)
+    # its tree is mapped for as long as somebody knows it
+    del image
     wait_for(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     assert set(threading.enumerate()) <= threads

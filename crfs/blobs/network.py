@@ -1,0 +1,112 @@
+"""The network, made when it is first needed: a mount of an image that is all in the cache never loads aiohttp.
+
+Any thread.
+"""
+
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from crfs.blobs.blob import Blob
+
+if TYPE_CHECKING:
+    from crfs.blobs.fetchloop import FetchLoop
+    from crfs.blobs.http import Http
+    from crfs.blobs.ranges import RangeFetcher
+
+T = TypeVar("T")
+_CLOSE_SECONDS = 2.0
+
+
+class Network:
+    """The fetch thread, its connections, and what merges requests. close() ends what was begun."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: FetchLoop | None = None
+        self._http: Http | None = None
+        self._ranges: RangeFetcher | None = None
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the fetch thread; see FetchLoop.submit()."""
+        with self._lock:
+            if self._loop is None:
+                from crfs.blobs.fetchloop import FetchLoop
+
+                self._loop = FetchLoop()
+                self._loop.start()
+            return self._loop.submit(coroutine)
+
+    @property
+    def http(self) -> "Http":
+        """The one session. Fetch loop, or before anything was submitted."""
+        if self._http is None:
+            from crfs.blobs.http import Http
+
+            self._http = Http()
+        return self._http
+
+    @http.setter
+    def http(self, http: "Http") -> None:
+        self._http = http
+
+    async def fetch(self, blob: Blob, start: int, end: int) -> bytes:
+        """The bytes [start, end) of a blob; see RangeFetcher.fetch(). Fetch loop."""
+        if self._ranges is None:
+            from crfs.blobs.ranges import RangeFetcher
+
+            self._ranges = RangeFetcher()
+        return await self._ranges.fetch(blob, start, end)
+
+    def close(self) -> None:
+        """End the thread and the connections; what still waits fails."""
+        with self._lock:
+            loop, http = self._loop, self._http
+        if loop is None:
+            return
+        if http is not None:
+            _quietly(loop.submit(http.close()))
+        loop.close()
+
+
+def _quietly(closing: Future[None]) -> None:
+    try:
+        closing.result(_CLOSE_SECONDS)
+    except TimeoutError:
+        return
+
+
+class LateBlob:
+    """A blob (see `Blob`) that `opener` opens when something of it is first wanted."""
+
+    def __init__(self, name: str, opener: Callable[[], Blob]) -> None:
+        self._name = name
+        self._opener = opener
+        self._blob: Blob | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def _open(self) -> Blob:
+        if self._blob is None:
+            self._blob = self._opener()
+        return self._blob
+
+    async def fetch_range(self, start: int, end: int) -> bytes:
+        """See `Blob.fetch_range`."""
+        return await self._open().fetch_range(start, end)
+
+    async def fetch_tail(self, size: int) -> tuple[bytes, int]:
+        """See `Blob.fetch_tail`."""
+        return await self._open().fetch_tail(size)
+
+    def iter_body(self) -> AsyncIterator[bytes]:
+        """See `Blob.iter_body`."""
+        return self._open().iter_body()
+
+    def close(self) -> None:
+        """See `Blob.close`."""
+        if self._blob is not None:
+            self._blob.close()

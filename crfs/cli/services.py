@@ -1,0 +1,74 @@
+"""How images are reached, and what outlives one of them: threads, connections, the disk cache.
+
+Threads start here, so a daemon forks before; the network starts when it is needed.
+"""
+
+import argparse
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from crfs.blobs.directories import cache_directory
+from crfs.blobs.documents import Documents
+from crfs.blobs.network import Network
+from crfs.blobs.store import Store, open_store
+from crfs.blobs.threads import leave_signals
+from crfs.formats.platforms import Platform, host_platform, parse_platform
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How images are reached and where their bytes are kept; None leaves it to the defaults."""
+
+    cache: Path | None = None
+    authfile: str | None = None
+    tls_verify: bool | None = None
+    platform: str | None = None
+    allow_unverified: bool = False
+    pull: str = "newer"
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What the options of crfs.cli.options.add_source_options() say."""
+    return Settings(
+        args.cache, args.authfile, args.tls_verify, args.platform, args.allow_unverified, args.pull
+    )
+
+
+def platform_of(settings: Settings) -> Platform:
+    """Which image of an index is wanted."""
+    return parse_platform(settings.platform) if settings.platform else host_platform()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What outlives one image: the network, the decoders, the disk cache.
+
+    `pool` is for what somebody waits for, `idle` (one thread) for the rest.
+    """
+
+    network: Network
+    pool: ThreadPoolExecutor
+    idle: ThreadPoolExecutor
+    store: Store
+
+    @property
+    def documents(self) -> Documents:
+        """The manifests and configs in the disk cache."""
+        return Documents(self.store.directory)
+
+    def close(self) -> None:
+        """End every thread; what still waits fails, what has arrived is kept."""
+        self.network.close()
+        for pool in (self.pool, self.idle):
+            pool.shutdown(wait=True)
+        self.store.close()
+
+
+def open_services(settings: Settings) -> Services:
+    """Make ready; the network starts when it is needed. CrfsError where the cache can't be used."""
+    store = open_store((settings.cache or cache_directory()).absolute())
+    pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode", leave_signals)
+    idle = ThreadPoolExecutor(1, "crfs-idle", leave_signals)
+    return Services(Network(), pool, idle, store)
