@@ -77,4 +77,6 @@ def resolve(services: Services, settings: Settings, source: Source) -> tuple[Res
     kept = load_tree(services.store, *manifest, opened.open_blob)
     if kept is not None:
         return Resolved(opened.name, manifest[0], kept.layers), kept
-    return services.network.submit(open_layers(opened, opener, *manifest)).result(), None
+    return services.network.submit(
+        open_layers(opened, opener, platform_of(settings), *manifest)
+    ).result(), None

@@ -37,10 +37,12 @@ class Resolved:
 async def resolve_image(source: ImageSource, opener: Opener, platform: Platform) -> Resolved:
     """Open an image; see open_layers()."""
     digest, manifest = await fetch_manifest(source, platform)
-    return await open_layers(source, opener, digest, manifest)
+    return await open_layers(source, opener, platform, digest, manifest)
 
 
-async def open_layers(source: ImageSource, opener: Opener, digest: str, manifest: Manifest) -> Resolved:
+async def open_layers(
+    source: ImageSource, opener: Opener, platform: Platform, digest: str, manifest: Manifest
+) -> Resolved:
     """Open all layers of an image. The first that fails ends the others; its error names its blob."""
     # fetched when somebody first wants a diff_id: a lazily read image never does
     config = Once(lambda: _fetch_config(source, manifest))
