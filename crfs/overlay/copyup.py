@@ -8,6 +8,7 @@ prepare().
 import contextlib
 import errno
 import itertools
+import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from crfs.overlay.marks import is_private
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
 from crfs.overlay.upper import Upper
 
+log = logging.getLogger(__name__)
 _PIECE = 1 << 20
 # what the file systems below can leave out
 _BLOCK = 4096
@@ -114,7 +116,7 @@ class CopyUp:
         return True
 
     def _link_staged(self, staged: bytes, places: list[Place]) -> None:
-        """All names or none. The staged one goes last: what has it after a crash lacks others (finish_copies)."""
+        """All names or none. The staged one goes last: what has it after a crash lacks others (clean_work)."""
         made: list[Place] = []
         try:
             for parent, name in places:
@@ -227,15 +229,24 @@ def _write(fd: int, view: memoryview, off: int) -> None:
         view, off = view[written:], off + written
 
 
-def finish_copies(upper: Upper, lowers: Sequence[Lower]) -> None:
+def clean_work(upper: Upper, lowers: Sequence[Lower]) -> None:
     """Before anything is served: what a crash has left half-done is done, or removed."""
-    for staged in upper.linked_in_work():
-        root = Node(ROOT_INODE, stat.S_IFDIR, None, None)
-        root.upper_fd = upper.fd
-        table = NodeTable(root)
-        copy_up = CopyUp(Lookup(lowers, upper, root, table), upper, table)
-        # where there is no space, say, the names that it has have to do
-        with contextlib.suppress(OSError):
-            copy_up.finish(staged)
-        upper.let_all_go()
-    upper.empty_work()
+    with upper.alone() as alone:
+        if not alone:
+            log.warning("the upper and work directories are used by another mount")
+            return
+        for staged in upper.linked_in_work():
+            _finish(staged, upper, lowers)
+        upper.empty_work()
+
+
+def _finish(staged: bytes, upper: Upper, lowers: Sequence[Lower]) -> None:
+    """With nodes of its own, which are not what they were afterwards."""
+    root = Node(ROOT_INODE, stat.S_IFDIR, None, None)
+    root.upper_fd = upper.fd
+    table = NodeTable(root)
+    copy_up = CopyUp(Lookup(lowers, upper, root, table), upper, table)
+    # where there is no space, say, the names that it has have to do
+    with contextlib.suppress(OSError):
+        copy_up.finish(staged)
+    upper.let_all_go()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crfs.errors import MountError
-from crfs.overlay.copyup import CopyUp, finish_copies
+from crfs.overlay.copyup import CopyUp, clean_work
 from crfs.overlay.files import Files, close_files
 from crfs.overlay.lookup import Lookup
 from crfs.overlay.lower import Attributes, GivenUp, Lower
@@ -45,7 +45,7 @@ class Overlay:
         copy_up = None
         if spec is not None:
             self._upper = open_upper(spec.upperdir, spec.workdir, self._root, userxattr=spec.userxattr)
-            finish_copies(self._upper, lowers)
+            clean_work(self._upper, lowers)
         self._lookup = Lookup(lowers, self._upper, self._root, self._table)
         if self._upper is not None:
             copy_up = CopyUp(self._lookup, self._upper, self._table)

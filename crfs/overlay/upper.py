@@ -6,6 +6,7 @@ and renamed. Directories are reached by descriptors, never through symbolic link
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import stat
@@ -30,6 +31,7 @@ class Upper:
         self.prefix = USER if userxattr else TRUSTED
         # the kernel follows them only where it knows that nobody else can have written them
         self.redirects = not userxattr
+        self._token = os.urandom(4).hex().encode()
         self._count = itertools.count()
         self._kept: OrderedDict[int, Node] = OrderedDict()
         self._nodes_can_be_made = True
@@ -38,7 +40,9 @@ class Upper:
     def close(self) -> None:
         """Let go of both directories and of all descriptors."""
         self.let_all_go()
-        self.empty_work()
+        with self.alone() as alone:
+            if alone:
+                self.empty_work()
         os.close(self.work_fd)
         os.close(self.fd)
 
@@ -90,6 +94,28 @@ class Upper:
                 found.append(os.fsencode(text))
         return found
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether no other mount uses the work directory, nor comes to as long as this lasts.
+
+        One that was killed doesn't; one that was unmounted while a program still had files open does.
+        """
+        try:
+            fcntl.flock(self.work_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        except OSError as error:
+            # not all file systems have locks
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            alone = True
+        try:
+            yield alone
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.work_fd, fcntl.LOCK_SH)
+
     def empty_work(self) -> None:
         """Remove all that is in the work directory."""
         _empty(self.work_fd)
@@ -126,7 +152,7 @@ class Upper:
 
     def staged_name(self) -> bytes:
         """A name in the work directory that is not in use."""
-        return b"%d" % next(self._count)
+        return b"%s-%d" % (self._token, next(self._count))
 
     def discard(self, staged: bytes) -> None:
         """Remove whatever is staged under a name."""
@@ -224,6 +250,8 @@ class Upper:
                 os.unlink(_WHITEOUT, dir_fd=self.work_fd)
             try:
                 os.mknod(_WHITEOUT, stat.S_IFCHR, os.makedev(0, 0), dir_fd=self.work_fd)
+            except FileExistsError:
+                continue
             except PermissionError:
                 self._nodes_can_be_made = False
         return None

@@ -76,3 +76,25 @@ def test_only_as_much_is_copied_as_stays(tmp_path: Path) -> None:
     (tmp_path / "lower/file").write_bytes(b"x" * 100_000)
     with opened([tmp_path / "lower"], tmp_path) as tree, tree.open(b"file", os.O_WRONLY | os.O_TRUNC):
         assert tree.stat(b"file").size == 0
+
+
+def test_two_that_share_a_work_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As after `umount -l`: what the one has staged is not removed by the other, nor given another's name."""
+    (tmp_path / "lower").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "lower" / name).write_text(name)
+    staged = tmp_path / "work/work/left-over"
+    with opened([tmp_path / "lower"], tmp_path) as first:
+        staged.write_text("half of something")
+        first.unlink(b"a")
+        with opened([tmp_path / "lower"], tmp_path) as second:
+            assert staged.exists()
+            first.chmod(b"b", 0o600)
+            second.chmod(b"c", 0o600)
+            second.unlink(b"b")
+        assert "another mount" in caplog.text
+        assert staged.exists()
+        caplog.clear()
+    assert not staged.exists()
+    with opened([tmp_path / "lower"], tmp_path) as tree:
+        assert tree.listed(b"").keys() == {b"c"}
