@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 from crfs.cli.lowers import OpenLowers, directories
 from crfs.cli.services import Settings
-from crfs.errors import MountError, UsageError
+from crfs.errors import MountError
 from crfs.fuse.session import block_signals, interruptible
 from crfs.fuse.view import View
 from crfs.integrations.idmap import load_overflow_ids
-from crfs.integrations.overlayrequest import OverlayRequest, id_maps, libfuse_options
-from crfs.integrations.overridestat import XattrPermissions
+from crfs.integrations.overlayrequest import OverlayRequest, RedirectDir, id_maps, libfuse_options
 from crfs.mount.fuse import MountRequest
 from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
@@ -22,8 +21,6 @@ from crfs.overlay.overlay import Overlay, UpperSpec, check_directories
 
 def serve_overlay(request: OverlayRequest, ready: Callable[[], None]) -> None:
     """Mount and serve until unmounted; `ready` is called when it answers. Any CrfsError."""
-    if request.xattr_permissions is not XattrPermissions.OFF:
-        raise UsageError("xattr_permissions is not supported")
     where = claim(request.mountpoint, nonempty=True)
     spec = _upper_spec(request)
     tame_malloc()
@@ -34,7 +31,9 @@ def serve_overlay(request: OverlayRequest, ready: Callable[[], None]) -> None:
         settle()
         # libfuse 3 mounts over what a directory holds without being asked
         options = (*libfuse_options(request, root=os.geteuid() == 0), "nonempty")
-        mount = MountRequest(where, "crfs-overlayfs", options, writable=not request.read_only)
+        mount = MountRequest(
+            where, "crfs-overlayfs", options, writable=not request.read_only, threaded=request.threaded
+        )
         serve(open_overlay(lowers, spec), mount, ready, opened.stop, _view(request))
 
 
@@ -46,6 +45,9 @@ def _upper_spec(request: OverlayRequest) -> UpperSpec | None:
         os.fsencode(request.workdir),
         userxattr=request.userxattr or os.geteuid() != 0,
         volatile=request.volatile or not request.fsync,
+        permissions=request.xattr_permissions,
+        squashed=request.squash_uid is not None or request.squash_gid is not None,
+        redirects=request.redirect_dir is RedirectDir.ON,
     )
     check_directories(spec, directories(request.lowers))
     return spec

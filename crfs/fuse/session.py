@@ -68,7 +68,9 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def serve(mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+def serve(
+    mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None], *, workers: int = WORKERS
+) -> None:
     """Answer requests until the file system is unmounted, or a signal calls `stop` and ends it; then unmount.
 
     `ready` is called when requests are about to be answered. `stop` must make every handler that waits
@@ -83,7 +85,7 @@ def serve(mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None])
     stopper.start()
     try:
         ready()
-        llfuse.main(workers=WORKERS)
+        llfuse.main(workers=workers)
     except OSError as error:
         # a worker was taking a request when the kernel ended the connection
         if error.errno != errno.ECONNABORTED:

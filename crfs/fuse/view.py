@@ -27,7 +27,7 @@ SAME = _Same()
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """`static_nlink`: every link count is 1. `xattrs` False: there are none."""
+    """`static_nlink`: every directory has one link. `xattrs` False: there are none."""
 
     uids: Ids = SAME
     gids: Ids = SAME

@@ -17,11 +17,11 @@ from crfs.fuse.handler import handler
 from crfs.fuse.reply import no_entry
 from crfs.fuse.requester import is_dying, listable
 from crfs.fuse.view import View
+from crfs.overlay.attributes import Attributes
 from crfs.overlay.files import Changes
-from crfs.overlay.lower import Attributes
-from crfs.overlay.namespace import Owner
 from crfs.overlay.node import Node
 from crfs.overlay.overlay import Overlay
+from crfs.overlay.ownership import Owner
 
 R = TypeVar("R")
 _DIR = stat.S_IFDIR
@@ -40,6 +40,7 @@ class Writable(llfuse.Operations):
         self._overlay = overlay
         self._view = view
         self._no_entry = no_entry()
+        self._no_entry.entry_timeout = view.timeout_seconds
         self._dirent = llfuse.EntryAttributes()
         self._handles = itertools.count(1)
         # handle -> node, and the thread that opened it
@@ -54,7 +55,7 @@ class Writable(llfuse.Operations):
         made.entry_timeout = view.timeout_seconds
         made.attr_timeout = view.timeout_seconds
         made.st_mode = shown.mode
-        made.st_nlink = 1 if view.static_nlink else shown.nlink
+        made.st_nlink = 1 if view.static_nlink and stat.S_ISDIR(shown.mode) else shown.nlink
         made.st_uid = view.uids.to_shown(shown.uid)
         made.st_gid = view.gids.to_shown(shown.gid)
         made.st_rdev = shown.rdev
@@ -193,6 +194,12 @@ class Writable(llfuse.Operations):
     @handler
     def fsync(self, fh: int, datasync: bool) -> None:
         node, _ = self._files[fh]
+        self._fsync(node, datasync)
+
+    def _fsync(self, node: Node, datasync: bool) -> None:
+        """ENOSYS once, and the kernel asks no more."""
+        if not self._overlay.syncs:
+            raise llfuse.FUSEError(errno.ENOSYS)
         _unlocked(lambda: self._overlay.files.fsync(node, data_only=datasync))
 
     @handler
@@ -235,7 +242,8 @@ class Writable(llfuse.Operations):
 
     @handler
     def fsyncdir(self, fh: int, datasync: bool) -> None:
-        raise llfuse.FUSEError(errno.ENOSYS)
+        inode, _ = self._dirs[fh]
+        self._fsync(self._overlay.node(inode), datasync)
 
     @handler
     def statfs(self, ctx: llfuse.RequestContext) -> llfuse.StatvfsData:

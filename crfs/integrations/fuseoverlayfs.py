@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from crfs.errors import UsageError
+from crfs.formats.overridestat import XattrPermissions
 from crfs.integrations.crfsplugin import PREFIX, parse_crfs_lower
 from crfs.integrations.escapes import split_list, split_options, unescape
 from crfs.integrations.idmap import IdRange
@@ -25,7 +26,6 @@ from crfs.integrations.overlayrequest import (
     RedirectDir,
     Xino,
 )
-from crfs.integrations.overridestat import XattrPermissions
 
 _IDS = 2**32
 

@@ -4,9 +4,9 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+from crfs.formats.overridestat import XattrPermissions
 from crfs.integrations.crfsplugin import CrfsLower
 from crfs.integrations.idmap import IdMap, IdRange
-from crfs.integrations.overridestat import XattrPermissions
 
 TIMEOUT_SECONDS = 1e9
 
@@ -20,11 +20,10 @@ class Xino(enum.Enum):
 
 
 class RedirectDir(enum.Enum):
-    """Whether renamed directories get redirects, and whether those are followed; as the kernel's overlayfs has it."""
+    """Whether directories that are renamed get redirects. Those that there are, are followed in any case."""
 
     OFF = "off"
     FOLLOW = "follow"
-    NOFOLLOW = "nofollow"
     ON = "on"
 
 
@@ -94,7 +93,7 @@ def id_maps(request: OverlayRequest, overflow: tuple[int, int]) -> tuple[IdMap, 
 def libfuse_options(request: OverlayRequest, *, root: bool) -> tuple[str, ...]:
     """The options for libfuse: fuse-overlayfs's own, then the user's. `root` is that of any user namespace."""
     # libfuse 3, which fuse-overlayfs has, mounts over files without being told
-    options = ["nonempty", "default_permissions", "noatime"]
+    options = ["nonempty", "default_permissions", "noatime", "nodev"]
     if root:
         options.append("suid")
     # libfuse takes only one of the two

@@ -10,19 +10,23 @@ from pathlib import Path
 from crfs._native.index import Tree
 from crfs.errors import MountError
 from crfs.fuse.readonly import Reader, ReadOnly
-from crfs.fuse.session import Operations, open_session, serve
+from crfs.fuse.session import WORKERS, Operations, open_session, serve
 from crfs.mount.mountpoint import find_mount
 from crfs.mount.state import stated
 
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """Where to mount and how: `options` go to libfuse as they are, `source` is what mount(8) shows."""
+    """Where to mount and how: `options` go to libfuse as they are, `source` is what mount(8) shows.
+
+    Unless `threaded`, requests are answered one after the other.
+    """
 
     mountpoint: Path
     source: str
     options: tuple[str, ...] = ()
     writable: bool = False
+    threaded: bool = True
 
 
 def session_options(request: MountRequest) -> list[str]:
@@ -30,7 +34,9 @@ def session_options(request: MountRequest) -> list[str]:
     source = request.source.replace("\\", "\\\\").replace(",", "\\,")
     options = [f"fsname={source}", "subtype=crfs", "rw" if request.writable else "ro", "default_permissions"]
     if os.geteuid() == 0:
-        options += ["allow_other", "suid", "dev"]
+        options += ["suid", "dev"]
+        # libfuse takes only one of the two
+        options += [] if "allow_root" in request.options else ["allow_other"]
     return [_ascii(option) for option in (*options, *request.options)]
 
 
@@ -68,4 +74,4 @@ def serve_operations(
                 known.enter_context(stated(mounted.device, request.mountpoint, request.source))
             ready()
 
-        serve(request.mountpoint, announce, stop)
+        serve(request.mountpoint, announce, stop, workers=WORKERS if request.threaded else 1)

@@ -14,8 +14,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from crfs.overlay.attributes import Attributes
 from crfs.overlay.lookup import Lookup
-from crfs.overlay.lower import Attributes, GivenUp, Lower, OpenLower
+from crfs.overlay.lower import GivenUp, Lower, OpenLower
 from crfs.overlay.marks import is_private
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
 from crfs.overlay.upper import Upper
@@ -65,12 +66,12 @@ class CopyUp:
         staged = self._upper.staged_name()
         work = self._upper.work_fd
         if stat.S_ISDIR(shown.mode):
-            os.mkdir(staged, 0o700, dir_fd=work)
+            os.mkdir(staged, self._upper.ownership.backing_mode(0o700), dir_fd=work)
         elif stat.S_ISLNK(shown.mode):
             lower, found = node.lowers[0]
             os.symlink(lower.readlink(found.handle), staged, dir_fd=work)
         else:
-            os.mknod(staged, stat.S_IFMT(shown.mode) | 0o600, shown.rdev, dir_fd=work)
+            self._upper.ownership.mknod(work, staged, stat.S_IFMT(shown.mode) | 0o600, shown.rdev)
         try:
             marked = self._dress(node, staged, shown)
             if not self._place(node, staged, marked):
@@ -84,16 +85,16 @@ class CopyUp:
 
         Whether the copy could be marked with its number; a directory has that from what it is merged with.
         """
-        work = self._upper.work_fd
+        work, ownership = self._upper.work_fd, self._upper.ownership
         path = b"/proc/self/fd/%d/%s" % (work, staged)
-        os.chown(staged, shown.uid, shown.gid, dir_fd=work, follow_symlinks=False)
+        ownership.chown(path, shown.uid, shown.gid)
         lower, found = node.lowers[0]
         for name, value in lower.xattrs(found.handle).items():
             if not is_private(name):
                 os.setxattr(path, name, value, follow_symlinks=False)
         marked = node.is_dir or self._upper.set_number_mark(path, self._lookup.number_mark(node))
         if not stat.S_ISLNK(shown.mode):
-            os.chmod(staged, stat.S_IMODE(shown.mode), dir_fd=work)
+            ownership.chmod(path, shown.mode, shown.rdev)
         os.utime(staged, ns=(shown.atime_ns, shown.mtime_ns), dir_fd=work, follow_symlinks=False)
         return marked
 
@@ -166,9 +167,9 @@ class CopyUp:
             lower.names(found.key)
         shown = self._lookup.attributes(node)
         staged = self._upper.staged_name()
-        fd = os.open(
-            staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._upper.work_fd
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        mode = self._upper.ownership.backing_mode(0o600)
+        fd = os.open(staged, flags, mode, dir_fd=self._upper.work_fd)
         try:
             _copy(source, fd, min(size, shown.size), given_up)
             os.ftruncate(fd, min(size, shown.size))

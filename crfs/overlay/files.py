@@ -11,9 +11,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp
 from crfs.overlay.lookup import Lookup
-from crfs.overlay.lower import Attributes, GivenUp, OpenLower
+from crfs.overlay.lower import GivenUp, OpenLower
 from crfs.overlay.marks import NAMESPACES, is_acl, is_private
 from crfs.overlay.node import Node, NodeTable
 from crfs.overlay.upper import Upper
@@ -45,15 +46,12 @@ class Files:
         upper: Upper | None,
         copy_up: CopyUp | None,
         table: NodeTable,
-        *,
-        sync: bool,
     ) -> None:
         self._lock = lock
         self._lookup = lookup
         self._upper = upper
         self._copy_up = copy_up
         self._table = table
-        self._sync = sync
 
     def open(self, node: Node, flags: int, given_up: GivenUp) -> None:
         """One more handle. A lower file that is opened for writing is copied up first."""
@@ -116,9 +114,20 @@ class Files:
         return len(data)
 
     def fsync(self, node: Node, *, data_only: bool) -> None:
-        """Everything written is on the disk."""
-        if self._sync and node.upper and node.upper_fd >= 0:
-            (os.fdatasync if data_only else os.fsync)(node.upper_fd)
+        """Everything written is on the disk; of a directory, its names."""
+        if not node.upper:
+            return
+        sync = os.fdatasync if data_only else os.fsync
+        if not node.is_dir:
+            sync(node.upper_fd)
+            return
+        with self._lock:
+            assert self._upper is not None
+            fd = self._upper.open_directory(node)
+        try:
+            sync(fd)
+        finally:
+            os.close(fd)
 
     def copy_up(self, node: Node, given_up: GivenUp, size: int | None = None) -> None:
         """A node is in the upper directory afterwards; of a file no more than `size` bytes are copied."""
@@ -156,45 +165,38 @@ class Files:
         with self._lock:
             if changes.size is not None:
                 self._truncate(node, changes.size)
-            path = self._path(node)
             if changes.uid is not None or changes.gid is not None:
-                owner = (
-                    -1 if changes.uid is None else changes.uid,
-                    -1 if changes.gid is None else changes.gid,
-                )
-                self._chown(node, path, *owner)
+                self._chown(node, changes.uid, changes.gid)
             if changes.mode is not None and not stat.S_ISLNK(node.mode):
-                os.chmod(path, stat.S_IMODE(changes.mode))
-                node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(changes.mode)
+                self._chmod(node, stat.S_IFMT(node.mode) | stat.S_IMODE(changes.mode))
             if changes.atime_ns is not None or changes.mtime_ns is not None:
-                self._set_times(node, path, changes)
+                self._set_times(node, changes)
             return self._lookup.attributes(node)
 
-    def _path(self, node: Node) -> bytes:
-        """A path for calls that must reach a file by its descriptor if it is open, else by its name."""
-        assert self._upper is not None
-        if node.is_file and node.upper_fd >= 0:
-            return b"/proc/self/fd/%d" % node.upper_fd
-        if node.is_orphan:
-            if node.upper_fd >= 0:
-                return b"/proc/self/fd/%d/." % node.upper_fd
-            raise _fail(errno.ENOENT)
-        return self._upper.path(node)
-
-    def _chown(self, node: Node, path: bytes, uid: int, gid: int) -> None:
+    def _chown(self, node: Node, uid: int | None, gid: int | None) -> None:
         """A change of owner takes setuid and setgid away from files on disk; what is to go, the kernel says itself."""
-        mode = node.mode
-        os.chown(path, uid, gid, follow_symlinks=self._by_fd(node))
-        if mode & (stat.S_ISUID | stat.S_ISGID) and node.is_file:
-            os.chmod(path, stat.S_IMODE(mode))
+        assert self._upper is not None
+        path, follow = self._upper.reach(node)
+        owner = -1 if uid is None else uid, -1 if gid is None else gid
+        self._upper.ownership.chown(path, *owner, follow=follow)
+        if node.mode & (stat.S_ISUID | stat.S_ISGID) and node.is_file:
+            self._upper.ownership.chmod(path, node.mode, follow=follow)
 
-    def _set_times(self, node: Node, path: bytes, changes: Changes) -> None:
+    def _chmod(self, node: Node, mode: int) -> None:
+        assert self._upper is not None
+        path, follow = self._upper.reach(node)
+        self._upper.ownership.chmod(path, mode, follow=follow)
+        node.mode = mode
+
+    def _set_times(self, node: Node, changes: Changes) -> None:
+        assert self._upper is not None
         atime_ns, mtime_ns = changes.atime_ns, changes.mtime_ns
         if atime_ns is None or mtime_ns is None:
             shown = self._lookup.attributes(node)
             atime_ns = shown.atime_ns if atime_ns is None else atime_ns
             mtime_ns = shown.mtime_ns if mtime_ns is None else mtime_ns
-        os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=self._by_fd(node))
+        path, follow = self._upper.reach(node)
+        os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=follow)
 
     def _truncate(self, node: Node, size: int) -> None:
         if node.upper_fd >= 0 and node.writable_fd:
@@ -226,7 +228,8 @@ class Files:
             if is_private(name) or name not in self._names_locked(node):
                 raise _fail(errno.ENODATA)
             if node.upper and self._upper:
-                return os.getxattr(self._path(node), name, follow_symlinks=self._by_fd(node))
+                path, follow = self._upper.reach(node)
+                return os.getxattr(path, name, follow_symlinks=follow)
             return self._raw_xattrs(node)[name]
 
     def listxattr(self, node: Node) -> list[bytes]:
@@ -239,7 +242,8 @@ class Files:
         """All names, asked for once: nobody but us changes them."""
         if node.xattr_names is None:
             if node.upper and self._upper:
-                found = os.listxattr(self._path(node), follow_symlinks=self._by_fd(node))
+                path, follow = self._upper.reach(node)
+                found = os.listxattr(path, follow_symlinks=follow)
                 node.xattr_names = frozenset(os.fsencode(name) for name in found)
             else:
                 node.xattr_names = frozenset(self._raw_xattrs(node))
@@ -250,8 +254,8 @@ class Files:
         self._writable_xattr(name)
         self.copy_up(node, given_up)
         with self._lock:
-            node.xattr_names = None
-            os.setxattr(self._path(node), name, value, flags, follow_symlinks=self._by_fd(node))
+            path, follow = self._reach_xattrs(node)
+            os.setxattr(path, name, value, flags, follow_symlinks=follow)
 
     def removexattr(self, node: Node, name: bytes, given_up: GivenUp) -> None:
         """Remove an extended attribute; ENODATA where there is none."""
@@ -260,18 +264,21 @@ class Files:
             self.getxattr(node, name)
         self.copy_up(node, given_up)
         with self._lock:
-            node.xattr_names = None
-            os.removexattr(self._path(node), name, follow_symlinks=self._by_fd(node))
+            path, follow = self._reach_xattrs(node)
+            os.removexattr(path, name, follow_symlinks=follow)
 
-    @staticmethod
-    def _by_fd(node: Node) -> bool:
-        """/proc/self/fd/N has to be followed; a path must not be."""
-        return node.is_file and node.upper_fd >= 0
+    def _reach_xattrs(self, node: Node) -> tuple[bytes, bool]:
+        """Where to change extended attributes, whose names are then no longer known."""
+        assert self._upper is not None
+        node.xattr_names = None
+        return self._upper.reach(node)
 
     @staticmethod
     def _writable_xattr(name: bytes) -> None:
-        if is_acl(name) or is_private(name):
+        if is_acl(name):
             raise _fail(errno.EOPNOTSUPP)
+        if is_private(name):
+            raise _fail(errno.EPERM)
 
 
 def close_files(node: Node) -> None:

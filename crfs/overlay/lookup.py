@@ -10,8 +10,9 @@ import stat
 from collections.abc import Sequence
 from dataclasses import replace
 
+from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links
-from crfs.overlay.lower import Attributes, Found, Lower, attributes_of
+from crfs.overlay.lower import Found, Lower
 from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, DirMarks, is_whiteout, read_marks
 from crfs.overlay.node import Node, NodeTable, Part, origin_of
 from crfs.overlay.numbers import Numbers
@@ -64,11 +65,12 @@ class Lookup:
             return _Says.NOTHING_IS_THERE if self._upper.has_aufs_whiteout(fd, name) else None
         if is_whiteout(info):
             return _Says.NOTHING_IS_THERE
-        if not stat.S_ISDIR(info.st_mode):
-            return self._upper_file(parent, name, info)
+        mode = self._upper.mode_at(fd, name, info)
+        if not stat.S_ISDIR(mode):
+            return self._upper_file(parent, name, info.st_ino, mode)
         marks, parts = self._merged_with(parent, name)
         number = self._numbers.lower(parts[0]) if parts else self._upper_number(parent, name, info.st_ino)
-        node = self._add(number, info.st_mode, parent, name)
+        node = self._add(number, mode, parent, name)
         self.table.set_upper(node, info.st_ino)
         node.impure = marks.impure
         if parts:
@@ -81,14 +83,14 @@ class Lookup:
     def _add(self, number: int, mode: int, parent: Node, name: bytes) -> Node:
         return self.table.add(number, self._numbers.spare, mode, parent, name)
 
-    def _upper_file(self, parent: Node, name: bytes, info: os.stat_result) -> Node:
-        node = self.table.find_upper(info.st_ino)
+    def _upper_file(self, parent: Node, name: bytes, ino: int, mode: int) -> Node:
+        node = self.table.find_upper(ino)
         if node is not None:
             self.table.add_name(node, parent, name)
             return node
-        number = self._upper_number(parent, name, info.st_ino)
-        node = self._add(number, info.st_mode, parent, name)
-        self.table.set_upper(node, info.st_ino)
+        number = self._upper_number(parent, name, ino)
+        node = self._add(number, mode, parent, name)
+        self.table.set_upper(node, ino)
         if node.ino != number:
             self.table.remember(node)
         return node
@@ -179,11 +181,11 @@ class Lookup:
         self.table.set_lowers(node, parts)
         return node
 
-    def add_new(self, info: os.stat_result, parent: Node, name: bytes) -> Node:
+    def add_new(self, ino: int, mode: int, parent: Node, name: bytes) -> Node:
         """The node of what was just made in the upper directory."""
-        number = self._numbers.upper(info.st_ino)
-        node = self._add(number, info.st_mode, parent, name)
-        self.table.set_upper(node, info.st_ino)
+        number = self._numbers.upper(ino)
+        node = self._add(number, mode, parent, name)
+        self.table.set_upper(node, ino)
         if node.ino != number and not node.is_dir:
             self.table.remember(node)
         return node
@@ -204,8 +206,7 @@ class Lookup:
     def attributes(self, node: Node) -> Attributes:
         """What stat shows of a node."""
         if node.upper and self._upper:
-            info = self._upper.stat(node)
-            shown = attributes_of(info)
+            shown = self._upper.attributes(node)
             return _merged(shown) if node.is_dir and node.lowers and not node.is_orphan else shown
         lower, found = node.lowers[0]
         shown = lower.attributes(found.handle)

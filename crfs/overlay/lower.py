@@ -12,42 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from crfs._native.index import Tree
+from crfs.overlay.attributes import Attributes
 from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, DirMarks, is_whiteout, read_marks
 from crfs.overlay.moves import Move, find_moves, iter_directories, join
+from crfs.overlay.ownership import InInodes, find_recorded
 
 GivenUp = Callable[[], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What stat shows, with times in ns."""
-
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    rdev: int
-    size: int
-    blocks: int
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-
-
-def attributes_of(info: os.stat_result) -> Attributes:
-    """The same, from a stat of a real file."""
-    return Attributes(
-        info.st_mode,
-        info.st_nlink,
-        info.st_uid,
-        info.st_gid,
-        info.st_rdev,
-        info.st_size,
-        info.st_blocks,
-        info.st_atime_ns,
-        info.st_mtime_ns,
-        info.st_ctime_ns,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +185,7 @@ class DirectoryLower:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._ownership = find_recorded(fd) or InInodes()
         self._linked: dict[int, list[bytes]] | None = None
         self._moves: list[Move] | None = None
         self._devices = {os.fstat(fd).st_dev: 0}
@@ -222,6 +193,11 @@ class DirectoryLower:
     def close(self) -> None:
         """Let go of the directory."""
         os.close(self._fd)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether owners and modes are kept in extended attributes."""
+        return not self._ownership.types_on_disk
 
     def root(self) -> bytes:
         """The directory itself."""
@@ -241,10 +217,13 @@ class DirectoryLower:
             info = self._stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return self._find_aufs(directory, name)
-        return self._found(path, info)
+        mode = info.st_mode
+        if self.is_recorded and not is_whiteout(info):
+            mode = self._ownership.attributes(self._at(path), info).mode
+        return self._found(path, info, mode)
 
-    def _found(self, path: bytes, info: os.stat_result) -> Found:
-        return Found(path, info.st_mode, self._key(info), is_whiteout(info), info.st_nlink)
+    def _found(self, path: bytes, info: os.stat_result, mode: int) -> Found:
+        return Found(path, mode, self._key(info), is_whiteout(info), info.st_nlink)
 
     def _key(self, info: os.stat_result) -> int:
         return self._devices.setdefault(info.st_dev, len(self._devices)) << 64 | info.st_ino
@@ -270,7 +249,7 @@ class DirectoryLower:
         return marks
 
     def entries(self, directory: bytes) -> Iterator[tuple[bytes, Found]]:
-        """All names of a directory, whiteouts included."""
+        """All names of a directory, whiteouts included; mode 0 where the type has to be looked up."""
         fd = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._fd)
         try:
             for text in os.listdir(fd):
@@ -282,15 +261,17 @@ class DirectoryLower:
                     yield name[len(WHITEOUT_PREFIX) :], Found(path, stat.S_IFCHR, 0, whiteout=True)
                     continue
                 try:
-                    yield name, self._found(path, os.stat(name, dir_fd=fd, follow_symlinks=False))
+                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:
                     continue
+                is_known = not (self.is_recorded and stat.S_ISREG(info.st_mode))
+                yield name, self._found(path, info, info.st_mode if is_known else 0)
         finally:
             os.close(fd)
 
     def attributes(self, handle: bytes) -> Attributes:
         """What stat shows."""
-        return attributes_of(self._stat(handle))
+        return self._ownership.attributes(self._at(handle), self._stat(handle))
 
     def readlink(self, handle: bytes) -> bytes:
         """A symbolic link's target."""

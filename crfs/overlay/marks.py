@@ -8,6 +8,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+from crfs.formats.overridestat import XATTRS
+
 TRUSTED = b"trusted.overlay."
 USER = b"user.overlay."
 _FUSE_OVERLAYFS = (b"user.fuseoverlayfs.", b"security.fuseoverlayfs.", b"trusted.fuseoverlayfs.")
@@ -42,7 +44,7 @@ def is_whiteout(info: os.stat_result) -> bool:
 
 def is_private(name: bytes) -> bool:
     """Whether an extended attribute is an overlay's own, and so never shown."""
-    return name.startswith((TRUSTED, USER, *_FUSE_OVERLAYFS))
+    return name.startswith((TRUSTED, USER, *_FUSE_OVERLAYFS)) or name in XATTRS
 
 
 def is_acl(name: bytes) -> bool:

@@ -9,22 +9,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from crfs.overlay.copyup import CopyUp
 from crfs.overlay.detach import detach
 from crfs.overlay.lookup import Lookup
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, origin_of
+from crfs.overlay.ownership import Owner
 from crfs.overlay.renameat import EXCHANGE, WHITEOUT, renameat2
 from crfs.overlay.upper import Upper
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Who makes something, as it is stored on disk."""
-
-    uid: int
-    gid: int
 
 
 def _fail(number: int) -> OSError:
@@ -32,10 +24,16 @@ def _fail(number: int) -> OSError:
 
 
 class Namespace:
-    """create() to rename(). Each returns the node that a name leads to afterwards, or nothing."""
+    """create() to rename(). Each returns the node that a name leads to afterwards, or nothing.
 
-    def __init__(self, lookup: Lookup, copy_up: CopyUp, upper: Upper, table: NodeTable) -> None:
+    Without `redirects` no directory that lower trees have a part in can be moved.
+    """
+
+    def __init__(
+        self, lookup: Lookup, copy_up: CopyUp, upper: Upper, table: NodeTable, *, redirects: bool
+    ) -> None:
         self._lookup = lookup
+        self._redirects = redirects
         self._copy_up = copy_up
         self._upper = upper
         self._table = table
@@ -46,7 +44,7 @@ class Namespace:
         opened: list[int] = []
 
         def make(dir_fd: int, made: bytes) -> None:
-            opened.append(os.open(made, flags, stat.S_IMODE(mode), dir_fd=dir_fd))
+            opened.append(os.open(made, flags, self._upper.ownership.backing_mode(mode), dir_fd=dir_fd))
 
         node = self._make(parent, name, stat.S_IFREG | mode, owner, make)
         node.upper_fd, node.writable_fd = opened[-1], True
@@ -56,7 +54,11 @@ class Namespace:
         """A new fifo, socket, device or (unopened) regular file. EPERM for what would be a whiteout."""
         if stat.S_ISCHR(mode) and rdev == 0:
             raise _fail(errno.EPERM)
-        return self._make(parent, name, mode, owner, lambda fd, made: os.mknod(made, mode, rdev, dir_fd=fd))
+
+        def make(fd: int, made: bytes) -> None:
+            self._upper.ownership.mknod(fd, made, mode, rdev)
+
+        return self._make(parent, name, mode, owner, make, rdev)
 
     def symlink(self, parent: Node, name: bytes, target: bytes, owner: Owner) -> Node:
         """A new symbolic link."""
@@ -68,12 +70,18 @@ class Namespace:
         """A new directory; nothing shows through it that a lower tree has under its name."""
 
         def make(fd: int, made: bytes) -> None:
-            os.mkdir(made, stat.S_IMODE(mode), dir_fd=fd)
+            os.mkdir(made, self._upper.ownership.backing_mode(mode), dir_fd=fd)
 
         return self._make(parent, name, stat.S_IFDIR | mode, owner, make)
 
     def _make(
-        self, parent: Node, name: bytes, mode: int, owner: Owner, make: Callable[[int, bytes], None]
+        self,
+        parent: Node,
+        name: bytes,
+        mode: int,
+        owner: Owner,
+        make: Callable[[int, bytes], None],
+        rdev: int = 0,
     ) -> Node:
         # a directory that is in the upper one alone tells by itself that a name is taken
         if (parent.lowers or name in parent.children) and self._lookup.find(parent, name) is not None:
@@ -88,49 +96,41 @@ class Namespace:
             if self._lookup.find(parent, name) is not None:
                 raise
             # a whiteout: what is new is made beside it, and takes its place
-            self._make_over_whiteout(parent, name, mode, owner, make)
-            info = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            ino, mode = self._make_over_whiteout(parent, name, mode, owner, make, rdev)
         else:
-            info = self._own(parent_fd, name, mode, owner)
-        node = self._lookup.add_new(info, parent, name)
+            ino, mode = self._upper.ownership.own(parent_fd, name, mode, rdev, owner)
+        node = self._lookup.add_new(ino, mode, parent, name)
         node.xattr_names = frozenset()
         return node
 
     def _make_over_whiteout(
-        self, parent: Node, name: bytes, mode: int, owner: Owner, make: Callable[[int, bytes], None]
-    ) -> None:
+        self,
+        parent: Node,
+        name: bytes,
+        mode: int,
+        owner: Owner,
+        make: Callable[[int, bytes], None],
+        rdev: int,
+    ) -> tuple[int, int]:
         staged, work = self._upper.staged_name(), self._upper.work_fd
         make(work, staged)
         try:
-            self._own(work, staged, mode, owner)
+            made = self._upper.ownership.own(work, staged, mode, rdev, owner)
             if stat.S_ISDIR(mode) and self._lookup.lower_parts(parent.lowers, name):
                 self._upper.mark(b"/proc/self/fd/%d/%s" % (work, staged), b"opaque", b"y")
             self._upper.place(staged, parent, name)
         except OSError:
             self._upper.discard(staged)
             raise
+        return made
 
     def _inherit(self, parent: Node, mode: int, owner: Owner) -> tuple[Owner, int]:
         """A setgid directory hands its group on, and to directories the bit as well (inode_init_owner)."""
         if parent.mode & stat.S_ISGID:
-            owner = Owner(owner.uid, self._upper.stat(parent).st_gid)
+            owner = Owner(owner.uid, self._upper.attributes(parent).gid)
             if stat.S_ISDIR(mode):
                 mode |= stat.S_ISGID
         return owner, mode
-
-    @staticmethod
-    def _own(dir_fd: int, name: bytes, mode: int, owner: Owner) -> os.stat_result:
-        """What we made is its maker's; the mode comes last, since a change of owner takes bits away."""
-        info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        wrong_owner = (info.st_uid, info.st_gid) != (owner.uid, owner.gid)
-        wrong_mode = not stat.S_ISLNK(mode) and stat.S_IMODE(info.st_mode) != stat.S_IMODE(mode)
-        if wrong_owner:
-            os.chown(name, owner.uid, owner.gid, dir_fd=dir_fd, follow_symlinks=False)
-        if wrong_mode or (wrong_owner and mode & (stat.S_ISUID | stat.S_ISGID)):
-            os.chmod(name, stat.S_IMODE(mode), dir_fd=dir_fd)
-        if wrong_owner or wrong_mode:
-            info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        return info
 
     def link(self, node: Node, parent: Node, name: bytes) -> None:
         """One more name for a node that has one."""
@@ -226,6 +226,11 @@ class Namespace:
             self._table.unname(target, new_parent, new)
         self._table.unname(node, old_parent, old)
         self._table.add_name(node, new_parent, new)
+
+    def check_movable(self, node: Node) -> None:
+        """EXDEV where a directory is to stay, because it has parts in lower trees."""
+        if node.is_dir and node.lowers and not self._redirects:
+            raise _fail(errno.EXDEV)
 
     def _check_target(self, node: Node, target: Node | None) -> None:
         if target is None:

@@ -13,23 +13,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crfs.errors import MountError
+from crfs.formats.overridestat import XattrPermissions
+from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
 from crfs.overlay.files import Files, close_files
 from crfs.overlay.lookup import Lookup
-from crfs.overlay.lower import Attributes, GivenUp, Lower
-from crfs.overlay.namespace import Namespace, Owner
+from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
+from crfs.overlay.namespace import Namespace
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable
+from crfs.overlay.ownership import Owner, upper_ownership
 from crfs.overlay.upper import Upper, open_upper
 
 
 @dataclass(frozen=True, slots=True)
 class UpperSpec:
-    """Where changes go. `volatile`: nothing is ever synced."""
+    """Where changes go.
+
+    `volatile`: nothing is ever synced. `permissions`: where owner and mode are kept. `squashed`: all owners look
+    the same, so that one that can't be given is not missed. Without `redirects` directories that lower trees have a
+    part in can't be renamed.
+    """
 
     upperdir: bytes
     workdir: bytes
     userxattr: bool = False
     volatile: bool = False
+    permissions: XattrPermissions = XattrPermissions.OFF
+    squashed: bool = False
+    redirects: bool = True
 
 
 class Overlay:
@@ -40,18 +51,16 @@ class Overlay:
         self._lock = threading.RLock()
         self._root = Node(ROOT_INODE, stat.S_IFDIR, None, None)
         self._table = NodeTable(self._root)
-        self._upper: Upper | None = None
+        self._upper = None if spec is None else _open_upper(spec, lowers, self._root)
+        self._lookup = Lookup(lowers, self._upper, self._root, self._table)
         self._names: Namespace | None = None
         copy_up = None
-        if spec is not None:
-            self._upper = open_upper(spec.upperdir, spec.workdir, self._root, userxattr=spec.userxattr)
-            clean_work(self._upper, lowers)
-        self._lookup = Lookup(lowers, self._upper, self._root, self._table)
-        if self._upper is not None:
+        if spec is not None and self._upper is not None:
             copy_up = CopyUp(self._lookup, self._upper, self._table)
-            self._names = Namespace(self._lookup, copy_up, self._upper, self._table)
-        sync = spec is not None and not spec.volatile
-        self.files = Files(self._lock, self._lookup, self._upper, copy_up, self._table, sync=sync)
+            self._names = Namespace(self._lookup, copy_up, self._upper, self._table, redirects=spec.redirects)
+        # whether fsync() is of any use
+        self.syncs = spec is not None and not spec.volatile
+        self.files = Files(self._lock, self._lookup, self._upper, copy_up, self._table)
 
     def close(self) -> None:
         """Let go of the upper directory; what is staged in the work directory is removed."""
@@ -165,6 +174,8 @@ class Overlay:
         """Move a name."""
         with self._lock:
             node = self._lookup.find(self.node(old_parent), old)
+        if node is not None:
+            self._namespace.check_movable(node)
         if node is not None and node.is_file:
             self.files.copy_up(node, given_up)
         elif node is not None and node.is_dir and node.lowers and self._upper and not self._upper.redirects:
@@ -212,6 +223,21 @@ class Overlay:
         """Of the upper directory's file system; None where there is none."""
         with self._lock:
             return None if self._upper is None else os.fstatvfs(self._upper.fd)
+
+
+def _open_upper(spec: UpperSpec, lowers: Sequence[Lower], root: Node) -> Upper:
+    upper = open_upper(spec.upperdir, spec.workdir, root, userxattr=spec.userxattr)
+    upper.ownership = upper_ownership(
+        upper.fd, spec.permissions, _recorded_root(lowers), squashed=spec.squashed
+    )
+    clean_work(upper, lowers)
+    return upper
+
+
+def _recorded_root(lowers: Sequence[Lower]) -> Attributes | None:
+    """The root's attributes, of the topmost lower directory that has them recorded."""
+    recorded = (lower for lower in lowers if isinstance(lower, DirectoryLower) and lower.is_recorded)
+    return next((lower.attributes(lower.root()) for lower in recorded), None)
 
 
 def check_directories(spec: UpperSpec, lowers: Sequence[bytes]) -> None:

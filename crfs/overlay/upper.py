@@ -13,8 +13,10 @@ import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import NUMBER, TRUSTED, USER, WHITEOUT_PREFIX, is_whiteout
 from crfs.overlay.node import Node
+from crfs.overlay.ownership import InInodes
 from crfs.overlay.renameat import EXCHANGE, renameat2
 
 # descriptors of directories that are kept for the next call
@@ -31,6 +33,7 @@ class Upper:
         self.prefix = USER if userxattr else TRUSTED
         # the kernel follows them only where it knows that nobody else can have written them
         self.redirects = not userxattr
+        self.ownership = InInodes()
         self._token = os.urandom(4).hex().encode()
         self._count = itertools.count()
         self._kept: OrderedDict[int, Node] = OrderedDict()
@@ -62,6 +65,10 @@ class Upper:
             os.close(old.upper_fd)
             old.upper_fd = -1
         return node.upper_fd
+
+    def open_directory(self, node: Node) -> int:
+        """A new descriptor of an upper directory, for what dir_fd() is not good for: to be read, and synced."""
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dir_fd(node))
 
     def hold(self, node: Node) -> None:
         """Before a directory is removed that somebody refers to: open what soon nothing else will lead to."""
@@ -150,6 +157,30 @@ class Upper:
         else:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
+    def reach(self, node: Node) -> tuple[bytes, bool]:
+        """A path of an upper object, open or nameless ones too, and whether it has to be followed."""
+        if node.is_file and node.upper_fd >= 0:
+            return b"/proc/self/fd/%d" % node.upper_fd, True
+        if not node.is_orphan:
+            return self.path(node), False
+        if node.upper_fd >= 0:
+            return b"/proc/self/fd/%d/." % node.upper_fd, False
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def attributes(self, node: Node) -> Attributes:
+        """What stat shows."""
+        info = self.stat(node)
+        if self.ownership.types_on_disk:
+            return attributes_of(info)
+        path, follow = self.reach(node)
+        return self.ownership.attributes(path, info, follow=follow)
+
+    def mode_at(self, fd: int, name: bytes, info: os.stat_result) -> int:
+        """Type and permissions of what an open directory has under a name."""
+        if self.ownership.types_on_disk:
+            return info.st_mode
+        return self.ownership.attributes(b"/proc/self/fd/%d/%s" % (fd, name), info).mode
+
     def staged_name(self) -> bytes:
         """A name in the work directory that is not in use."""
         return b"%s-%d" % (self._token, next(self._count))
@@ -202,22 +233,22 @@ class Upper:
         return self.has_entry(fd, WHITEOUT_PREFIX + name)
 
     def entries(self, directory: Node) -> list[tuple[bytes, int, int, bool]]:
-        """(name, inode number, mode, whether it is a whiteout) of all that an upper directory has."""
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dir_fd(directory))
+        """(name, inode number, type or 0, whether it is a whiteout) of all that an upper directory has."""
+        fd = self.open_directory(directory)
         try:
             with os.scandir(fd) as entries:
-                return [_entry(fd, entry) for entry in entries]
+                return [_entry(fd, entry, self.ownership.types_on_disk) for entry in entries]
         finally:
             os.close(fd)
 
     def remove_whiteouts(self, directory: Node) -> None:
         """Take the whiteouts out of an upper directory through which nothing of the lower trees shows."""
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dir_fd(directory))
+        fd = self.open_directory(directory)
         try:
             with os.scandir(fd) as scanned:
                 entries = list(scanned)
             for entry in entries:
-                if entry.name.startswith(os.fsdecode(WHITEOUT_PREFIX)) or _entry(fd, entry)[3]:
+                if entry.name.startswith(os.fsdecode(WHITEOUT_PREFIX)) or _entry(fd, entry, True)[3]:
                     os.unlink(entry.name, dir_fd=fd)
         finally:
             os.close(fd)
@@ -283,14 +314,14 @@ class Upper:
             return None
 
 
-def _entry(fd: int, entry: "os.DirEntry[str]") -> tuple[bytes, int, int, bool]:
+def _entry(fd: int, entry: "os.DirEntry[str]", is_typed: bool) -> tuple[bytes, int, int, bool]:
     name = os.fsencode(entry.name)
     if name.startswith(WHITEOUT_PREFIX):
         return name[len(WHITEOUT_PREFIX) :], 0, 0, True
     if entry.is_dir(follow_symlinks=False):
         return name, entry.inode(), stat.S_IFDIR, False
     if entry.is_file(follow_symlinks=False):
-        return name, entry.inode(), stat.S_IFREG, False
+        return name, entry.inode(), stat.S_IFREG if is_typed else 0, False
     if entry.is_symlink():
         return name, entry.inode(), stat.S_IFLNK, False
     info = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from crfs.overlay.files import Changes
 from crfs.overlay.lower import Attributes, Lower, open_directory
-from crfs.overlay.namespace import Owner
+from crfs.overlay.ownership import Owner
 from crfs.overlay.node import ROOT_INODE, Node
 from crfs.overlay.overlay import Overlay, UpperSpec
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crfs.errors import UsageError
+from crfs.formats.overridestat import XattrPermissions
 from crfs.formats.reference import UrlSource
 from crfs.integrations.crfsplugin import CrfsLower
 from crfs.integrations.fuseoverlayfs import Words, parse_request, parse_words
@@ -22,7 +23,6 @@ from crfs.integrations.overlayrequest import (
     id_maps,
     libfuse_options,
 )
-from crfs.integrations.overridestat import XattrPermissions
 
 CWD = Path("/graph/overlay")
 LINE = "lowerdir=/l"
@@ -158,7 +158,6 @@ OPTIONS = {
     "redirect_dir=off": replace(BARE, redirect_dir=RedirectDir.OFF),
     "redirect_dir=on": BARE,
     "redirect_dir=follow": replace(BARE, redirect_dir=RedirectDir.FOLLOW),
-    "redirect_dir=nofollow": replace(BARE, redirect_dir=RedirectDir.NOFOLLOW),
     "context=a:b": replace(BARE, context="a:b"),
     "plugins=/a.so:/b.so": BARE,
     "allow_root,default_permissions": replace(BARE, fuse_options=("allow_root", "default_permissions")),
@@ -286,7 +285,7 @@ def test_id_maps() -> None:
 
 
 def test_libfuse_options_of_root() -> None:
-    mine = ("nonempty", "default_permissions", "noatime", "suid", "allow_other")
+    mine = ("nonempty", "default_permissions", "noatime", "nodev", "suid", "allow_other")
     assert libfuse_options(BARE, root=True) == (*mine, "ro")
     writable = parse_options("upperdir=u,workdir=w,nosuid")
     assert libfuse_options(writable, root=True) == (*mine, "nosuid")
@@ -335,7 +334,7 @@ def test_allow_root_takes_the_place_of_allow_other() -> None:
         ("writeback=on", "0 or 1"),
         ("noxattrs=1x", "0 or 1"),
         ("xino=yes", "off, auto, on"),
-        ("redirect_dir=yes", "off, follow, nofollow, on"),
+        ("redirect_dir=yes", "off, follow, on"),
         ("xattr_permissions=3", "0, 1 or 2"),
         ("xattr_permissions=", "0, 1 or 2"),
     ],

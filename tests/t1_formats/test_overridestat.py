@@ -1,16 +1,15 @@
-"""Owner and mode in an xattr: what fuse-overlayfs and containers/storage write, and what they read of ours."""
+"""Owner and mode in an xattr, as fuse-overlayfs and containers/storage write them."""
 
 import contextlib
 import os
 import stat
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crfs.errors import FormatError
-from crfs.integrations.overridestat import (
+from crfs.formats.overridestat import (
     XATTR,
     XATTRS,
     OverrideStat,
@@ -18,7 +17,6 @@ from crfs.integrations.overridestat import (
     format_override,
     parse_override,
 )
-from tests.t6_integrations.fuseoverlayfs import fuse_overlayfs
 
 KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFBLK, stat.S_IFCHR)
 _ID = st.integers(0, 2**32 - 1)
@@ -99,43 +97,3 @@ def test_should_fail_malformed(value: bytes) -> None:
 def test_what_is_written_is_read() -> None:
     assert set(XATTR.values()) < set(XATTRS)
     assert set(XATTR) == set(XattrPermissions) - {XattrPermissions.OFF}
-
-
-@pytest.mark.parametrize(
-    ("permissions", "name"),
-    [
-        (XattrPermissions.PRIVILEGED, b"security.fuseoverlayfs.override_stat"),
-        (XattrPermissions.USER, b"user.fuseoverlayfs.override_stat"),
-    ],
-)
-def test_written_by_fuse_overlayfs(tmp_path: Path, permissions: XattrPermissions, name: bytes) -> None:
-    for directory in ("low", "up", "work"):
-        (tmp_path / directory).mkdir()
-    options = f"lowerdir=low,upperdir=up,workdir=work,xattr_permissions={permissions}"
-    with fuse_overlayfs(tmp_path, options) as at:
-        (at / "dir").mkdir()
-        (at / "dir").chmod(0o1777)
-        (at / "file").touch()
-        (at / "file").chmod(0o4711)
-        os.chown(at / "file", 5, 6)
-        shown = {path.name: path.lstat() for path in (at, *at.iterdir())}
-    assert name in XATTRS
-    for path in (tmp_path / "up/dir", tmp_path / "up/file"):
-        info, seen = parse_override(os.getxattr(path, name)), shown[path.name]
-        assert (info.uid, info.gid, info.mode) == (seen.st_uid, seen.st_gid, seen.st_mode)
-
-
-def test_read_by_fuse_overlayfs(tmp_path: Path) -> None:
-    (tmp_path / "low/dir").mkdir(parents=True)
-    (tmp_path / "low/file").touch()
-    wanted = {
-        "low": OverrideStat(0, 0, stat.S_IFDIR | 0o755),
-        "low/dir": OverrideStat(7, 8, stat.S_IFDIR | 0o2770),
-        "low/file": OverrideStat(9, 10, stat.S_IFREG | 0o4711),
-    }
-    for name, info in wanted.items():
-        os.setxattr(tmp_path / name, XATTR[XattrPermissions.USER], format_override(info))
-    with fuse_overlayfs(tmp_path, "lowerdir=low") as at:
-        for name in ("dir", "file"):
-            seen, info = (at / name).stat(), wanted[f"low/{name}"]
-            assert (seen.st_uid, seen.st_gid, seen.st_mode) == (info.uid, info.gid, info.mode)
