@@ -292,7 +292,13 @@ def test_libfuse_options_of_root() -> None:
 
 
 def test_libfuse_options_of_others() -> None:
-    assert libfuse_options(BARE, root=False) == ("nonempty", "default_permissions", "noatime", "ro")
+    assert libfuse_options(BARE, root=False) == (
+        "nonempty",
+        "default_permissions",
+        "noatime",
+        "nodev",
+        "ro",
+    )
 
 
 def test_allow_root_takes_the_place_of_allow_other() -> None:
