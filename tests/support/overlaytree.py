@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from crfs.overlay.attributes import Attributes
 from crfs.overlay.files import Changes
-from crfs.overlay.lower import Attributes, Lower, open_directory
-from crfs.overlay.ownership import Owner
+from crfs.overlay.lower import Lower, open_directory
 from crfs.overlay.node import ROOT_INODE, Node
 from crfs.overlay.overlay import Overlay, UpperSpec
+from crfs.overlay.ownership import Owner
 
 
 def _never() -> bool:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from tests.support.dockerregistry import need_programs, need_root
 from tests.support.mounting import crfs_in, need_fuse, run_program
 
+P = ParamSpec("P")
 T = TypeVar("T")
 THEIRS = "fuse-overlayfs"
 OURS = "crfs-overlayfs"
@@ -81,10 +82,10 @@ def same(tmp_path: Path, options: str, fill: Callable[[Path], None], use: Callab
     return said[OURS]
 
 
-def failed(action: Callable[[], object]) -> int | None:
-    """The errno that something fails with, or None."""
+def failed(call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> int | None:
+    """The errno that a call fails with, or None."""
     try:
-        action()
+        call(*args, **kwargs)
     except OSError as error:
         return error.errno
     return None

@@ -125,10 +125,7 @@ def test_without_redirects_directories_of_lower_trees_stay(tmp_path: Path) -> No
         (at / "new/sub").mkdir(parents=True)
         (at / "dir/new").mkdir()
         moves = ("dir", "dir/sub", "new", "dir/new")
-        return [
-            failed(lambda name=name: (at / name).rename(at / "moved" / name.replace("/", "-")))
-            for name in moves
-        ]
+        return [failed((at / name).rename, at / "moved" / name.replace("/", "-")) for name in moves]
 
     def fill_more(place: Path) -> None:
         fill(place)
@@ -156,9 +153,9 @@ def test_without_xattrs(tmp_path: Path) -> None:
     def use(at: Path, _: Path) -> list[int | None]:
         path = at / "dir/file"
         return [
-            failed(lambda: os.setxattr(path, "user.a", b"")),
-            failed(lambda: os.getxattr(path, "user.a")),
-            failed(lambda: os.listxattr(path)),
+            failed(os.setxattr, path, "user.a", b""),
+            failed(os.getxattr, path, "user.a"),
+            failed(os.listxattr, path),
         ]
 
     assert same(tmp_path, "noxattrs=1", fill, use) == [errno.EOPNOTSUPP] * 3
@@ -173,7 +170,7 @@ def test_marks_are_not_for_users(tmp_path: Path, options: str) -> None:
         os.setxattr(path, "user.a", b"kept")
         return [
             os.listxattr(path),
-            *(failed(lambda name=name: os.setxattr(path, name, b"y")) for name in names),
+            *(failed(os.setxattr, path, name, b"y") for name in names),
         ]
 
     assert same(tmp_path, options, fill, use) == [["user.a"], *[errno.EPERM] * 3]
