@@ -14,6 +14,7 @@ WERROR = os.environ.get("CRFS_WERROR") == "1"
 DEBUG = os.environ.get("CRFS_DEBUG") == "1"
 KERNELS: dict[str, list[str]] = {
     "inflate": ["deflate", "crypto"],
+    "deflate": ["deflate"],
     "layerindex": [],
     "tocindex": [],
     "union": [],

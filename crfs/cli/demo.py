@@ -31,8 +31,8 @@ from crfs.blobs.push import RegistryPush
 from crfs.blobs.registriesconf import RegistriesConf
 from crfs.cli.demo_image import HOME, INTERPRETER, LIBRARIES, LOADER, PACKAGES, collect
 from crfs.convert.entries import TarEntry
-from crfs.convert.estargz import Options, write_estargz
 from crfs.convert.image import LayerFile, Run, push_image
+from crfs.convert.lazylayer import Options, write_layer
 from crfs.errors import CrfsError, MountError
 from crfs.formats.reference import ImageReference
 from crfs.registry.bodies import Counters
@@ -137,7 +137,7 @@ def _build_layer(scratch: Path, progress: Progress) -> tuple[list[TarEntry], Lay
     path = scratch / "layer"
     with path.open("wb") as out:
         return entries, LayerFile(
-            path, write_estargz(counted(), out, Options(chunk_size=_CHUNK_SIZE, level=_LEVEL))
+            path, write_layer(counted(), out, Options(chunk_size=_CHUNK_SIZE, level=_LEVEL))
         )
 
 

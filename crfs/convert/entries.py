@@ -22,10 +22,14 @@ _DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, zstandard.Z
 
 @dataclass(frozen=True, slots=True)
 class TarEntry:
-    """A tar header, and `open_payload`, which gives the `info.size` bytes of a regular file."""
+    """A tar header, and `open_payload`, which gives the `info.size` bytes of a regular file.
+
+    `raw` are the header's blocks, extended ones included, as they stood in a tar; None where there are none of use.
+    """
 
     info: tarfile.TarInfo
     open_payload: Callable[[], IO[bytes]] = BytesIO
+    raw: bytes | None = None
 
     @property
     def name(self) -> str:

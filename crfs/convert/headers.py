@@ -31,6 +31,7 @@ class WrittenEntry(TocEntry, rename="camel", gc=False, omit_defaults=True):
 
     user_name: str = ""
     group_name: str = ""
+    end_offset: int = 0
 
 
 class OwnerNames:
@@ -74,8 +75,18 @@ def pack_header(info: tarfile.TarInfo) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
-def describe(info: tarfile.TarInfo, names: OwnerNames) -> WrittenEntry:
-    """The TOC entry of a normalised header, without digests and offsets.
+def is_plain(info: tarfile.TarInfo) -> bool:
+    """Whether a header as it came says no more than its normalised form does."""
+    kind = _TYPES.get(info.type)
+    return (
+        kind is not None
+        and info.type not in (tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE)
+        and (kind == "reg" or not info.size)
+    )
+
+
+def describe(info: tarfile.TarInfo, names: OwnerNames, unnamed: bool = False) -> WrittenEntry:
+    """The TOC entry of a normalised header, without digests and offsets, and where `unnamed`, of owners' names.
 
     FormatError for a name that isn't UTF-8, which JSON can't hold, and for a time outside of years 1 to 9999.
     """
@@ -88,8 +99,8 @@ def describe(info: tarfile.TarInfo, names: OwnerNames) -> WrittenEntry:
         mode=info.mode,
         uid=info.uid,
         gid=info.gid,
-        user_name=names.news("user", info.uid, info.uname),
-        group_name=names.news("group", info.gid, info.gname),
+        user_name="" if unnamed else names.news("user", info.uid, info.uname),
+        group_name="" if unnamed else names.news("group", info.gid, info.gname),
         dev_major=info.devmajor,
         dev_minor=info.devminor,
         xattrs=_xattrs(info),

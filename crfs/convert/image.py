@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from crfs.convert.estargz import ConvertedLayer
+from crfs.convert.lazylayer import ConvertedLayer
 from crfs.formats.digest import sha256_digest
 from crfs.formats.manifest import Descriptor
 from crfs.formats.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST

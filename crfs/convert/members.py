@@ -1,47 +1,75 @@
-"""The compressed side of a gzip layer: one tar, written as gzip members that begin where the writer says."""
+"""The compressed side of a layer: one tar, written as members that begin where the writer says.
+
+Members are compressed and their chunks hashed in a pool, and written in their order by the thread that feeds them.
+What waits is bounded, so that memory is, however long the layer and slow the target.
+"""
 
 import hashlib
-import zlib
-from typing import BinaryIO
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from crfs.convert.packing import Pack
+
+# uncompressed bytes that may wait for the pool or for the target; a member may be larger, and waits alone then
+BACKLOG = 24 << 20
+
+
+class Sink(Protocol):
+    """Where a blob goes."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a chunk has come to lie: its member's blob offsets, and its place in the member; its SHA-256."""
+
+    start: int
+    end: int
+    inner_off: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A chunk of an open member, and who wants to know where it is."""
+
+    inner_off: int
+    size: int
+    tell: Callable[[Placed], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    marks: Sequence[_Mark]
+    size: int
+    packed: "Future[tuple[bytes, list[str]]]"
 
 
 class MemberWriter:
-    """Writes to `out`, and knows where it is. Deterministic: a member's header holds no name and no time."""
+    """Writes to `out`, and knows where it is. `pack` runs in `pool`, or where that is None, at once."""
 
-    def __init__(self, out: BinaryIO, level: int) -> None:
+    def __init__(self, out: Sink, pack: Pack, pool: Executor | None = None) -> None:
         self._out = out
-        self._level = level
-        self._deflate: zlib._Compress | None = None
+        self._pack = pack
+        self._pool = pool
         self._blob = hashlib.sha256()
         self._tar = hashlib.sha256()
-        self._start = 0
-        self._size = 0
-        self._inner_off = 0
-        self._uncompressed_size = 0
-
-    @property
-    def start(self) -> int:
-        """The blob offset at which the open member begins, or the next one will."""
-        return self._start
-
-    @property
-    def inner_off(self) -> int:
-        """The bytes that have gone into the open member, uncompressed; 0 where none is open."""
-        return self._inner_off
-
-    @property
-    def size(self) -> int:
-        """Bytes of the blob so far; those of an open member count when they come out of the compressor."""
-        return self._size
-
-    @property
-    def uncompressed_size(self) -> int:
-        """Bytes of the tar so far."""
-        return self._uncompressed_size
+        self._open: list[bytes] = []
+        self._marks: list[_Mark] = []
+        self._under_way: deque[_Member] = deque()
+        self._backlog = 0
+        self.size = 0
+        self.inner_off = 0
+        self.members = 0
+        self.uncompressed_size = 0
 
     @property
     def digest(self) -> str:
-        """The digest of the blob so far."""
+        """The digest of the blob so far; flush() first."""
         return f"sha256:{self._blob.hexdigest()}"
 
     @property
@@ -51,27 +79,79 @@ class MemberWriter:
 
     def write(self, data: bytes) -> None:
         """Add to the tar, in the open member, or in a new one where none is."""
-        if self._deflate is None:
-            self._deflate = zlib.compressobj(self._level, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-        self._tar.update(data)
-        self._inner_off += len(data)
-        self._uncompressed_size += len(data)
-        self._emit(self._deflate.compress(data))
+        if data:
+            self._tar.update(data)
+            self._open.append(data)
+            self.inner_off += len(data)
+            self.uncompressed_size += len(data)
+
+    def mark(self, size: int, tell: Callable[[Placed], None]) -> None:
+        """The next `size` bytes, all of them written before the member is cut, are a chunk.
+
+        `tell` is called once it is written, in the thread that feeds the writer.
+        """
+        self._marks.append(_Mark(self.inner_off, size, tell))
 
     def cut(self) -> None:
         """End the open member, if there is one."""
-        if self._deflate is not None:
-            self._emit(self._deflate.flush())
-        self._deflate = None
-        self._start = self._size
-        self._inner_off = 0
+        if not self._open:
+            return
+        pieces, marks, pack, size = self._open, self._marks, self._pack, self.inner_off
 
-    def write_footer(self, footer: bytes) -> None:
-        """End the open member, and add one that is compressed already and holds nothing."""
+        def work() -> tuple[bytes, list[str]]:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            return pack(data), _digests(data, marks)
+
+        while self._under_way and self._backlog + size > BACKLOG:
+            self._settle()
+        self._under_way.append(_Member(marks, size, _run(self._pool, work)))
+        self._backlog += size
+        self._open, self._marks, self.inner_off = [], [], 0
+        self.members += 1
+        while self._under_way and self._under_way[0].packed.done():
+            self._settle()
+
+    def flush(self) -> None:
+        """End the open member, and wait until all are written."""
         self.cut()
-        self._emit(footer)
+        while self._under_way:
+            self._settle()
+
+    def write_packed(self, data: bytes) -> int:
+        """Add to the blob what is no part of the tar; the blob offset where it begins."""
+        self.flush()
+        start = self.size
+        self._emit(data)
+        return start
+
+    def _settle(self) -> None:
+        """Write the oldest member that is under way."""
+        member = self._under_way.popleft()
+        data, digests = member.packed.result()
+        start = self.size
+        self._emit(data)
+        self._backlog -= member.size
+        for mark, digest in zip(member.marks, digests, strict=True):
+            mark.tell(Placed(start, self.size, mark.inner_off, digest))
 
     def _emit(self, data: bytes) -> None:
         self._blob.update(data)
-        self._size += len(data)
+        self.size += len(data)
         self._out.write(data)
+
+
+def _digests(data: bytes, marks: Sequence[_Mark]) -> list[str]:
+    view = memoryview(data)
+    spans = (view[mark.inner_off : mark.inner_off + mark.size] for mark in marks)
+    return [f"sha256:{hashlib.sha256(span).hexdigest()}" for span in spans]
+
+
+def _run(
+    pool: Executor | None, work: Callable[[], tuple[bytes, list[str]]]
+) -> "Future[tuple[bytes, list[str]]]":
+    if pool is not None:
+        return pool.submit(work)
+    done: Future[tuple[bytes, list[str]]] = Future()
+    done.set_result(work())
+    return done

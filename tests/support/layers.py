@@ -12,8 +12,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from crfs.convert.entries import TarEntry
-from crfs.convert.estargz import ConvertedLayer, Options, write_estargz
 from crfs.convert.headers import set_mtime
+from crfs.convert.lazylayer import ConvertedLayer, Kind, Options, write_layer
+from crfs.formats.footer import FooterKind
 
 # 2024-01-02 03:04:05 UTC
 MTIME_NS = 1_704_164_645 * 10**9
@@ -149,9 +150,14 @@ def make_tar(entries: Iterable[Entry], tar_format: int = tarfile.PAX_FORMAT) -> 
 
 
 def make_estargz(entries: Iterable[Entry], **options: Any) -> tuple[bytes, ConvertedLayer]:
-    """An eStargz of the entries, and what is known about it; `options` are those of convert's Options."""
+    """An eStargz of the entries, and what is known about it; `options` are those of convert's Options.
+
+    `kind` may be the one that its footer has.
+    """
+    if isinstance(kind := options.get("kind"), FooterKind):
+        options["kind"] = Kind[kind.name]
     out = io.BytesIO()
-    converted = write_estargz(map(to_tar_entry, entries), out, Options(**options))
+    converted = write_layer(map(to_tar_entry, entries), out, Options(**options))
     return out.getvalue(), converted
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from crfs.blobs.http import Http
 from crfs.blobs.store import open_store
 from crfs.blobs.url import UrlBlob
-from crfs.convert.estargz import ConvertedLayer
+from crfs.convert.lazylayer import ConvertedLayer
 from crfs.errors import CrfsError, DigestMismatch, FormatError, TransportError, UnsupportedError
 from crfs.formats.footer import FooterKind, build_footer, find_footer
 from crfs.formats.manifest import Descriptor

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crfs.convert.entries import iter_tar
-from crfs.convert.estargz import Options, write_estargz
+from crfs.convert.lazylayer import Options, write_layer
 from crfs.errors import FormatError
 from crfs.formats.footer import FooterKind, find_footer
 from crfs.formats.toc import unpack_toc
@@ -217,7 +217,7 @@ def test_external_toc() -> None:
 def test_entries_of_an_earlier_conversion_are_replaced() -> None:
     blob, first = make_estargz(SAMPLE)
     out = io.BytesIO()
-    again = write_estargz(iter_tar(io.BytesIO(blob)), out)
+    again = write_layer(iter_tar(io.BytesIO(blob)), out)
     assert out.getvalue() == blob
     assert again == first
 
@@ -347,7 +347,7 @@ def test_any_tar_gives_the_same_layer(tar_format: int, compression: str) -> None
         tar = zstandard.compress(tar[:5000]) + zstandard.compress(tar[5000:])
     out = io.BytesIO()
     file = io.BytesIO(tar)
-    write_estargz(iter_tar(file), out)
+    write_layer(iter_tar(file), out)
     assert out.getvalue() == make_estargz(plain)[0]
     assert not file.closed
 
@@ -361,7 +361,7 @@ def test_sparse_file_is_written_in_full(tmp_path: Any) -> None:
         subprocess.run(command, check=True, timeout=30)
         out = io.BytesIO()
         with (tmp_path / "x.tar").open("rb") as tar:
-            write_estargz(iter_tar(tar), out)
+            write_layer(iter_tar(tar), out)
         blob = out.getvalue()
         assert read_files(blob, read_toc(blob))["sparse"] == bytes(1 << 20) + b"end"
         assert read_tar(gzip.decompress(blob))["sparse"][1] == bytes(1 << 20) + b"end"
@@ -373,14 +373,14 @@ def test_should_fail_damaged_tar(cut: int, compressed: bool) -> None:
     tar = make_tar([File("a", b"x" * 5000)])[:cut]
     data = gzip.compress(tar) if compressed else tar
     with pytest.raises(FormatError):
-        write_estargz(iter_tar(io.BytesIO(data)), io.BytesIO())
+        write_layer(iter_tar(io.BytesIO(data)), io.BytesIO())
 
 
 def test_should_fail_damaged_gzip() -> None:
     data = bytearray(gzip.compress(make_tar([File("a", bytes(range(256)) * 100)])))
     data[200] ^= 0xFF
     with pytest.raises(FormatError):
-        write_estargz(iter_tar(io.BytesIO(bytes(data))), io.BytesIO())
+        write_layer(iter_tar(io.BytesIO(bytes(data))), io.BytesIO())
 
 
 @pytest.mark.parametrize(
@@ -401,14 +401,14 @@ def test_should_fail_payload_that_ends_early() -> None:
     entry = to_tar_entry(File("a", b"short"))
     entry.info.size = 6
     with pytest.raises(FormatError, match="'a' ends 1 bytes before its size"):
-        write_estargz([entry], io.BytesIO())
+        write_layer([entry], io.BytesIO())
 
 
 def test_should_fail_unknown_type() -> None:
     entry = to_tar_entry(File("a"))
     entry.info.type = b"V"
     with pytest.raises(FormatError, match="unknown tar type"):
-        write_estargz([entry], io.BytesIO())
+        write_layer([entry], io.BytesIO())
 
 
 def test_should_fail_time_that_rfc_3339_cannot_hold() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from crfs.convert.entries import iter_tar, list_tar
-from crfs.convert.estargz import Options, write_estargz
 from crfs.convert.image import LayerFile, Run, push_image
 from crfs.convert.layout import LayoutPusher
+from crfs.convert.lazylayer import Options, write_layer
 from crfs.convert.tree import TreeReader
 from crfs.errors import DigestMismatch
 from crfs.formats.platforms import Platform
@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 def convert(root: Path, blob: Path, name: str = ".") -> LayerFile:
     with blob.open("wb") as out:
-        return LayerFile(blob, write_estargz(TreeReader().iter_tree(str(root), name), out))
+        return LayerFile(blob, write_layer(TreeReader().iter_tree(str(root), name), out))
 
 
 def test_tree_becomes_a_layer(tree: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_priorities_from_a_tar_on_disk(tmp_path: Path) -> None:
     tar_file.write_bytes(make_tar([File("a", b"a"), File("b", b"b"), File("c", b"c")]))
     out = io.BytesIO()
     with tarfile.open(tar_file) as tar:
-        write_estargz(list_tar(tar), out, Options(prioritized=("c", "b")))
+        write_layer(list_tar(tar), out, Options(prioritized=("c", "b")))
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as tar:
         assert tar.getnames() == ["c", "b", ".prefetch.landmark", "a", "stargz.index.json"]
 

@@ -10,9 +10,9 @@ import pytest
 
 from benches.commands import run
 from benches.containerd import Containerd, containerd
-from crfs.convert.estargz import ConvertedLayer, Options, write_estargz
 from crfs.convert.image import LayerFile, Run, push_image
 from crfs.convert.layout import LayoutPusher
+from crfs.convert.lazylayer import ConvertedLayer, Options, write_layer
 from crfs.formats.toc import iter_toc
 from crfs.registry.server import Registry
 from tests.support.layers import Device, Dir, Entry, Fifo, File, Hardlink, Symlink, to_tar_entry
@@ -54,7 +54,7 @@ def push(registry: Registry, scratch: Path, options: Options) -> tuple[bytes, Co
     """Push TREE as ours:v1; the layer."""
     blob = scratch / "layer"
     with blob.open("wb") as out:
-        converted = write_estargz(map(to_tar_entry, TREE), out, options)
+        converted = write_layer(map(to_tar_entry, TREE), out, options)
     layout = scratch / "layout"
     asyncio.run(push_image(LayoutPusher(layout), [LayerFile(blob, converted)], Run(), "v1"))
     run(
