@@ -52,7 +52,7 @@ def handmade(entries: Iterable[Entry], dialect: Dialect, *, chunk_size: int = 1 
         chunks: list[dict[str, Any]] = [_described(entry)]
         for off in range(0, len(entry.data), chunk_size):
             data = entry.data[off : off + chunk_size]
-            chunk = chunks[0] if off == 0 else {"name": entry.name, "type": "chunk"}
+            chunk: dict[str, Any] = {"name": entry.name, "type": "chunk"} if off else chunks[0]
             chunk |= {"chunkOffset": off, "chunkSize": len(data), "offset": len(blob)}
             chunk["chunkDigest"] = sha256_digest(data)
             if not data.strip(b"\0") and dialect is Dialect.PODMAN:

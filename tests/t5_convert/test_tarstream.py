@@ -114,8 +114,8 @@ def test_eight_gigabytes_in_one_header() -> None:
 
     info = tarfile.TarInfo("huge")
     info.size = (8 << 30) + 5
-    for tar_format in FORMATS:
-        entry = next(iter(TarStream(Zeros(info.tobuf(tar_format)))))
+    for head in (info.tobuf(tarfile.PAX_FORMAT), info.tobuf(tarfile.GNU_FORMAT)):
+        entry = next(iter(TarStream(Zeros(head))))
         assert entry.info.size == info.size
         assert len(entry.open_payload().read(1 << 20)) == 1 << 20
 
