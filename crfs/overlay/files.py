@@ -36,6 +36,10 @@ class Changes:
     mtime_ns: int | None = None
 
 
+# of chown(2) to the owner and group that are: only the change time moves
+NOTHING = Changes()
+
+
 class Files:
     """Open files and attributes. `upper` and `copy_up` are None where the overlay is read-only."""
 
@@ -165,7 +169,7 @@ class Files:
         with self._lock:
             if changes.size is not None:
                 self._truncate(node, changes.size)
-            if changes.uid is not None or changes.gid is not None:
+            if changes.uid is not None or changes.gid is not None or changes == NOTHING:
                 self._chown(node, changes.uid, changes.gid)
             if changes.mode is not None and not stat.S_ISLNK(node.mode):
                 self._chmod(node, stat.S_IFMT(node.mode) | stat.S_IMODE(changes.mode))

@@ -38,12 +38,13 @@ class HandLost(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """How a hand begins. Without a root it stays in that of the test."""
+    """How a hand begins. Without a root it stays in that of the test. `kinds` only come to be imported before."""
 
     root: Path | None
     numbered: bool
     counted: bool
     since_ns: int
+    kinds: Sequence[type[Step]]
 
 
 class Hand:
@@ -103,11 +104,18 @@ class Hands:
                 cwd=Path(tests.__file__).parents[1],
             )
 
-    def hand(self, root: Path | None, *, numbered: bool = True, counted: bool = True) -> Hand:
-        """A new one; chroot(2)s into `root`. See `Place` for the rest."""
+    def hand(
+        self,
+        root: Path | None,
+        *,
+        numbered: bool = True,
+        counted: bool = True,
+        kinds: Sequence[type[Step]] = (),
+    ) -> Hand:
+        """A new one; chroot(2)s into `root`. See `Place` for the rest. `kinds` of steps it knows beside those."""
         ours, theirs = socket.socketpair()
         with theirs:
-            order = pickle.dumps(_Order(root, numbered, counted, self._since_ns))
+            order = pickle.dumps(_Order(root, numbered, counted, self._since_ns, kinds))
             socket.send_fds(self._socket, [order], [theirs.fileno()])
             self._socket.recv(1)
         return Hand(Connection(ours.detach()))
