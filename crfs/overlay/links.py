@@ -5,10 +5,12 @@ directories on the way to them were moved, and nobody has looked them up. What i
 names go; for an upper directory that was not empty to begin with, it is looked up once for each file that is asked.
 """
 
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from crfs.overlay.lower import Lower
+from crfs.overlay.lower import Attributes, Lower
 from crfs.overlay.moves import Move, find_moves, moved
 from crfs.overlay.node import Node, Part, Place, lower_key
 
@@ -35,6 +37,8 @@ class Links:
         self._upper_fd = upper_fd
         self._fresh = fresh
         self._removed: dict[tuple[int, int], int] = {}
+        # when this mount took the last one away
+        self._removed_ns: dict[tuple[int, int], int] = {}
         # None where it has to be looked for
         self._upper_moves: list[Move] | None = [] if fresh else None
 
@@ -59,11 +63,17 @@ class Links:
             self._removed[key] = 0 if self._fresh else self._look_up_removed(node)
         return self._removed[key]
 
+    def shown(self, node: Node, attributes: Attributes) -> Attributes:
+        """The attributes of a lower file of several names, less those that are gone."""
+        ctime_ns = self._removed_ns.get(lower_key(node.lowers[0]), attributes.ctime_ns)
+        return replace(attributes, nlink=max(attributes.nlink - self.removed(node), 0), ctime_ns=ctime_ns)
+
     def count_removed(self, node: Node) -> None:
         """A file has lost a name. Where nobody knows how many it had, it is not counted but looked up, if at all."""
         if node.upper or node.is_dir or node.lowers[0][1].nlink < 2:
             return
         key = lower_key(node.lowers[0])
+        self._removed_ns[key] = time.time_ns()
         if self._fresh or key in self._removed:
             self._removed[key] = self._removed.get(key, 0) + 1
 

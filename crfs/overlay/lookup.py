@@ -211,7 +211,7 @@ class Lookup:
         lower, found = node.lowers[0]
         shown = lower.attributes(found.handle)
         if found.nlink > 1 and not node.is_dir:
-            return replace(shown, nlink=max(shown.nlink - self.links.removed(node), 0))
+            return self.links.shown(node, shown)
         if node.is_orphan:
             return replace(shown, nlink=0)
         return _merged(shown) if len(node.lowers) > 1 else shown
