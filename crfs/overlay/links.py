@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from crfs.overlay.lower import Attributes, Lower
+from crfs.overlay.attributes import Attributes
+from crfs.overlay.lower import Lower
 from crfs.overlay.moves import Move, find_moves, moved
 from crfs.overlay.node import Node, Part, Place, lower_key
 
