@@ -43,7 +43,7 @@ def _upper_spec(request: OverlayRequest) -> UpperSpec | None:
     spec = UpperSpec(
         os.fsencode(request.upperdir),
         os.fsencode(request.workdir),
-        userxattr=request.userxattr or os.geteuid() != 0,
+        userxattr=request.userxattr,
         volatile=request.volatile or not request.fsync,
         permissions=request.xattr_permissions,
         squashed=request.squash_uid is not None or request.squash_gid is not None,

@@ -33,9 +33,7 @@ def stack_of(args: argparse.Namespace) -> Stack:
         return Stack(lowers, None)
     if args.upper is None or args.work is None:
         raise UsageError("--upper and --work go together")
-    spec = UpperSpec(
-        os.fsencode(args.upper.absolute()), os.fsencode(args.work.absolute()), userxattr=os.geteuid() != 0
-    )
+    spec = UpperSpec(os.fsencode(args.upper.absolute()), os.fsencode(args.work.absolute()))
     check_directories(spec, directories(lowers))
     return Stack(lowers, spec)
 

@@ -9,7 +9,7 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
-from crfs.errors import FormatError
+from crfs.errors import FormatError, MountError
 from crfs.formats.overridestat import (
     XATTR,
     XATTRS,
@@ -134,9 +134,13 @@ class Recorded(InInodes):
         self._store(path, info, OverrideStat(shown.uid, shown.gid, mode, rdev or shown.rdev), follow=follow)
 
     def start(self, fd: int, root: Attributes) -> None:
-        """Record the attributes of the directory that all is in: by that others know what is done here."""
+        """Record the attributes of the directory that all is in, by which others know what is done here; MountError."""
         record = OverrideStat(root.uid, root.gid, root.mode)
-        os.setxattr(fd, self.name, format_override(record))
+        try:
+            os.setxattr(fd, self.name, format_override(record))
+        except OSError as error:
+            name = os.fsdecode(self.name)
+            raise MountError(f"the upper directory can't be given {name}: {error.strerror}") from error
 
     def _can_hold(self, info: os.stat_result) -> bool:
         return stat.S_IFMT(info.st_mode) in (stat.S_IFREG, stat.S_IFDIR) or self.name.startswith(b"security.")
@@ -183,7 +187,7 @@ def upper_ownership(
 ) -> InInodes:
     """How files of an upper directory are to be kept. One that has been recorded in before stays so.
 
-    `root`: what a lower directory has recorded of itself, which a new record takes over. OSError.
+    `root`: what a lower directory has recorded of itself, which a new record takes over. OSError, MountError.
     """
     found = find_recorded(fd)
     if found is not None and (permissions is XattrPermissions.OFF or _is_kind(found.name, permissions)):

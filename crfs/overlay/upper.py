@@ -329,14 +329,29 @@ def _entry(fd: int, entry: "os.DirEntry[str]", is_typed: bool) -> tuple[bytes, i
 
 
 def open_upper(upper: bytes, work: bytes, root: Node, *, userxattr: bool) -> Upper:
-    """An upper directory and its work directory, with what a crash may have left there. OSError."""
+    """An upper directory and its work directory, with what a crash may have left there. OSError.
+
+    Marks are `user.` ones if they are asked for, or if there is no right to others.
+    """
     fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     work_root = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     with contextlib.suppress(FileExistsError):
         os.mkdir(b"work", 0o700, dir_fd=work_root)
     work_fd = os.open(b"work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=work_root)
     os.close(work_root)
-    return Upper(fd, work_fd, root, userxattr=userxattr)
+    return Upper(fd, work_fd, root, userxattr=userxattr or not _may_set_trusted(work_fd))
+
+
+def _may_set_trusted(fd: int) -> bool:
+    """Whether `trusted.` attributes are ours to set: root's of a user namespace are not."""
+    try:
+        os.setxattr(fd, TRUSTED + b"opaque", b"n")
+        os.removexattr(fd, TRUSTED + b"opaque")
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _empty(fd: int) -> None:

@@ -103,6 +103,42 @@ def test_squashed_owners_may_be_impossible(tmp_path: Path, options: str, works: 
     assert [use(name) for name in PROGRAMS] == [works, works]
 
 
+@pytest.mark.parametrize("options", ["", "uidmapping=0:0:1,gidmapping=0:0:1", "squash_to_root", "userxattr"])
+def test_in_a_user_namespace(tmp_path: Path, options: str) -> None:
+    """Whiteouts and opaque directories, written by who has no right to trusted.* attributes."""
+    script = """
+        "$@" merged 2>/dev/null && cd merged || exit
+        rm -r dir && mkdir dir new && mv new moved && echo changed >> secret && ln secret again && mkfifo fifo
+        ! mv missing dir 2>/dev/null && rm again && mv secret dir/secret && ln -s x link && cd .. && umount merged
+        "$@" merged 2>/dev/null && cd merged && find . -printf "%M %U %G %p %l\n" | sort && cat dir/secret
+        cd .. && umount merged"""
+
+    def use(name: str) -> str:
+        place = tmp_path / name
+        for directory in ("low", "up", "work", "merged"):
+            (place / directory).mkdir(parents=True)
+        fill(place)
+        os.chown(place / "low/dir/file", 0, 0)
+        command = [*PROGRAMS[name], "-o", f"{DIRECTORIES},{options}"]
+        done = subprocess.run(
+            ["unshare", "-Urm", "sh", "-c", script, "sh", *command],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    said = {name: use(name) for name in PROGRAMS}
+    assert said[OURS] == said[THEIRS]
+    assert said[OURS].splitlines()[-3:] == [
+        "lrwxrwxrwx 0 0 ./link x",
+        "prw-r--r-- 0 0 ./fifo ",
+        "secretchanged",
+    ]
+
+
 def test_mapped_ids_both_ways(tmp_path: Path) -> None:
     def use(at: Path, place: Path) -> list[object]:
         os.chown(at / "secret", 1003, 1004)
