@@ -10,7 +10,7 @@ from crfs.errors import MountError
 from crfs.fuse.session import block_signals, interruptible
 from crfs.fuse.view import View
 from crfs.integrations.idmap import load_overflow_ids
-from crfs.integrations.overlayrequest import OverlayRequest, RedirectDir, id_maps, libfuse_options
+from crfs.integrations.overlayrequest import OverlayRequest, RedirectDir, Xino, id_maps, libfuse_options
 from crfs.mount.fuse import MountRequest
 from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
@@ -34,7 +34,7 @@ def serve_overlay(request: OverlayRequest, ready: Callable[[], None]) -> None:
         mount = MountRequest(
             where, "crfs-overlayfs", options, writable=not request.read_only, threaded=request.threaded
         )
-        serve(open_overlay(lowers, spec), mount, ready, opened.stop, _view(request))
+        serve(open_overlay(lowers, spec, _number_bits(request)), mount, ready, opened.stop, _view(request))
 
 
 def _upper_spec(request: OverlayRequest) -> UpperSpec | None:
@@ -53,12 +53,18 @@ def _upper_spec(request: OverlayRequest) -> UpperSpec | None:
     return spec
 
 
-def open_overlay(lowers: list[Lower], spec: UpperSpec | None) -> Overlay:
+def open_overlay(lowers: list[Lower], spec: UpperSpec | None, number_bits: int | None = None) -> Overlay:
     """MountError where the directories of `spec` can't be used."""
     try:
-        return Overlay(lowers, spec)
+        return Overlay(lowers, spec, number_bits)
     except OSError as error:
         raise MountError(f"{error.filename or 'the upper directory'}: {error.strerror}") from error
+
+
+def _number_bits(request: OverlayRequest) -> int | None:
+    if request.ino32:
+        return 32
+    return 64 if request.xino is Xino.OFF else None
 
 
 def _view(request: OverlayRequest) -> View:

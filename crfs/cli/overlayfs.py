@@ -49,14 +49,17 @@ usage: {PROGRAM} [options] <mountpoint>
     -o noxattrs=1              show no xattrs
     -o redirect_dir=on|off     rename directories of lower layers (default), or refuse to
     -o static_nlink            directories have one link
-    -o xino=off|auto|on        make inode numbers unique over several file systems
+    -o xino=off|auto|on        inode numbers: those on disk as far as they differ (off), or such as
+                               stay the same over mounts (default)
     -o ino32_t                 inode numbers have 32 bits
     -o noacl                   no POSIX ACLs
     -o timeout=SECONDS         how long the kernel keeps names and attributes
     -o writeback=0             no write-back cache
     -o fsync=0   -o volatile   nothing is synced to disk
 
-    threaded=, fast_ino=, plugins= and context= are accepted, and the options of mount.fuse(8).
+    -o threaded=0              answer one request after the other
+
+    fast_ino=, plugins= and context= are accepted, and the options of mount.fuse(8).
 """
 
 

@@ -19,6 +19,7 @@ from crfs.overlay.lookup import Lookup
 from crfs.overlay.lower import GivenUp, Lower, OpenLower
 from crfs.overlay.marks import is_private
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
+from crfs.overlay.numbers import Numbers
 from crfs.overlay.upper import Upper
 
 log = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ def _finish(staged: bytes, upper: Upper, lowers: Sequence[Lower]) -> None:
     root = Node(ROOT_INODE, stat.S_IFDIR, None, None)
     root.upper_fd = upper.fd
     table = NodeTable(root)
-    copy_up = CopyUp(Lookup(lowers, upper, root, table), upper, table)
+    copy_up = CopyUp(Lookup(lowers, upper, root, table, Numbers(lowers)), upper, table)
     # where there is no space, say, the names that it has have to do
     with contextlib.suppress(OSError):
         copy_up.finish(staged)

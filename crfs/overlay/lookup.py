@@ -26,12 +26,14 @@ class _Says(enum.Enum):
 class Lookup:
     """Finds nodes. `lowers` topmost first; `upper` None where the overlay is read-only."""
 
-    def __init__(self, lowers: Sequence[Lower], upper: Upper | None, root: Node, table: NodeTable) -> None:
+    def __init__(
+        self, lowers: Sequence[Lower], upper: Upper | None, root: Node, table: NodeTable, numbers: Numbers
+    ) -> None:
         self.root = root
         self.table = table
         self._upper = upper
         self._lowers = list(lowers)
-        self._numbers = Numbers(lowers)
+        self._numbers = numbers
         self.links = Links(self, lowers, upper.fd if upper else None, fresh=upper is None or upper.is_empty())
         root.upper = upper is not None
         root.lowers = self._roots(self._lowers)

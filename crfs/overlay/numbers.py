@@ -44,7 +44,7 @@ class Numbers:
         place, device, own = self.place(lower), found.key >> 64, _folded(found.key & (_SPACE << 16) - 1)
         space = place if not device else self._device_space(place, device)
         if own is None or space >= _SPACES:
-            return self._odd.setdefault((place, found.key), self.spare())
+            return self._odd.setdefault((place, found.key), next(self._count))
         return space * _SPACE + own
 
     def _device_space(self, place: int, device: int) -> int:
@@ -53,7 +53,7 @@ class Numbers:
     def upper(self, ino: int) -> int:
         """The number of what is new in the upper directory."""
         own = _folded(ino)
-        return self._odd.setdefault((-1, ino), self.spare()) if own is None else _UPPER + own
+        return self._odd.setdefault((-1, ino), next(self._count)) if own is None else _UPPER + own
 
     def spare(self) -> int:
         """A number that nothing else has."""
@@ -74,6 +74,48 @@ class Numbers:
         """The lower tree, and the key in it, that a number was made of."""
         place, own = divmod(number, _SPACE)
         return (self._lowers[place], _unfolded(own)) if place < len(self._lowers) else None
+
+
+class PlainNumbers(Numbers):
+    """Numbers that objects have on disk, cut to so many bits, where nothing else is called so already.
+
+    Each stands for one of the whole space, which is what upper objects are marked with.
+    """
+
+    def __init__(self, lowers: Sequence[Lower], bits: int) -> None:
+        super().__init__(lowers)
+        self._mask = (1 << bits) - 1
+        self._others = itertools.count(1 << bits - 1)
+        self._plain: dict[int, int] = {}
+        self._whole: dict[int, int] = {}
+
+    def lower(self, part: Part) -> int:
+        return self._cut(super().lower(part))
+
+    def upper(self, ino: int) -> int:
+        return self._cut(super().upper(ino))
+
+    def spare(self) -> int:
+        return self._cut(super().spare())
+
+    def origin(self, number: int) -> bytes:
+        return super().origin(self._whole.get(number, number))
+
+    def origin_number(self, mark: bytes) -> int | None:
+        number = super().origin_number(mark)
+        return None if number is None else self._cut(number)
+
+    def lower_of(self, number: int) -> tuple[Lower, int] | None:
+        return super().lower_of(self._whole.get(number, number))
+
+    def _cut(self, whole: int) -> int:
+        plain = self._plain.get(whole)
+        if plain is None:
+            plain = _unfolded(whole & _SPACE - 1) & self._mask
+            while plain <= ROOT_INODE or plain in self._whole:
+                plain = next(self._others)
+            self._plain[whole], self._whole[plain] = plain, whole
+        return plain
 
 
 def _folded(ino: int) -> int | None:

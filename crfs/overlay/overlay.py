@@ -21,6 +21,7 @@ from crfs.overlay.lookup import Lookup
 from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
 from crfs.overlay.namespace import Namespace
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable
+from crfs.overlay.numbers import Numbers, PlainNumbers
 from crfs.overlay.ownership import Owner, upper_ownership
 from crfs.overlay.upper import Upper, open_upper
 
@@ -46,13 +47,20 @@ class UpperSpec:
 class Overlay:
     """Operations on nodes by inode number. Each OSError is what the caller of the system call is told."""
 
-    def __init__(self, lowers: Sequence[Lower], spec: UpperSpec | None) -> None:
-        """Open the directories of `spec`; OSError. `lowers` topmost first."""
+    def __init__(
+        self, lowers: Sequence[Lower], spec: UpperSpec | None, number_bits: int | None = None
+    ) -> None:
+        """Open the directories of `spec`; OSError. `lowers` topmost first.
+
+        With `number_bits` inode numbers are those on disk, cut to so many bits, as far as these differ; else they
+        are the same in each mount, and differ from each other over any number of file systems.
+        """
         self._lock = threading.RLock()
         self._root = Node(ROOT_INODE, stat.S_IFDIR, None, None)
         self._table = NodeTable(self._root)
         self._upper = None if spec is None else _open_upper(spec, lowers, self._root)
-        self._lookup = Lookup(lowers, self._upper, self._root, self._table)
+        numbers = PlainNumbers(lowers, number_bits) if number_bits else Numbers(lowers)
+        self._lookup = Lookup(lowers, self._upper, self._root, self._table, numbers)
         self._names: Namespace | None = None
         copy_up = None
         if spec is not None and self._upper is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dockerregistry import need_programs
-from tests.support.mounting import mount_table, wait_until
+from tests.support.mounting import mount_table, run_program, wait_until
 from tests.t6_integrations.fuseoverlayfs import OURS, PROGRAMS, THEIRS, failed, mounted, same
 
 DIRECTORIES = "lowerdir=low,upperdir=up,workdir=work"
@@ -266,3 +266,66 @@ def test_what_nobody_knows(tmp_path: Path) -> None:
         lines = (place / "said").read_text()
         assert "bogus=1" in lines
         assert "strange" in lines
+
+
+def _numbers(at: Path) -> dict[str, int]:
+    """Inode numbers below the root, as stat and directories show them; they have to agree."""
+    found = {}
+    for directory in (at, at / "dir"):
+        for entry in os.scandir(directory):
+            path = Path(entry.path)
+            found[str(path.relative_to(at))] = entry.inode()
+            assert path.lstat().st_ino == entry.inode(), path
+    return found
+
+
+@pytest.mark.parametrize("options", ["xino=off", "xino=off,ino32_t"])
+def test_numbers_on_disk(tmp_path: Path, options: str) -> None:
+    """Where all directories are on one file system; a copy keeps its number."""
+
+    def use(at: Path, place: Path) -> list[bool]:
+        before = _numbers(at)
+        (at / "secret").write_text("changed")
+        (at / "dir/file").rename(at / "dir/moved")
+        (at / "new").touch()
+        after = _numbers(at)
+        low = {name: (place / "low" / name).lstat().st_ino & 0xFFFFFFFF for name in before}
+        shown = {name: number & 0xFFFFFFFF for name, number in before.items()}
+        new = (place / "up/new").lstat().st_ino == after["new"]
+        return [
+            shown == low,
+            after["secret"] == before["secret"],
+            after["dir/moved"] == before["dir/file"],
+            new,
+        ]
+
+    assert same(tmp_path, options, fill, use) == [True] * 4
+
+
+@pytest.mark.parametrize("options", ["", "xino=off", "xino=auto", "xino=on", "ino32_t"])
+def test_numbers_over_several_file_systems(tmp_path: Path, options: str) -> None:
+    """Nothing shares one, though they are the same on disk; with `xino` they are the same in the next mount."""
+    lowers = [tmp_path / name for name in ("one", "two", "three")]
+    try:
+        for lower in lowers:
+            lower.mkdir()
+            run_program("mount", "-t", "tmpfs", "tmpfs", lower)
+            (lower / "dir").mkdir()
+            for number in range(50):
+                (lower / f"{lower.name}{number}").touch()
+                (lower / f"dir/{lower.name}{number}").touch()
+        (tmp_path / "up").mkdir()
+        (tmp_path / "work").mkdir()
+        line = f"lowerdir={':'.join(map(str, lowers))},upperdir=up,workdir=work,{options}"
+        found = []
+        for _ in range(2):
+            with mounted(OURS, tmp_path, line) as at:
+                (at / "one1").chmod(0o600)
+                (at / "dir/new").touch()
+                found.append(_numbers(at))
+    finally:
+        for lower in lowers:
+            run_program("umount", "-l", lower)
+    assert len(set(found[0].values())) == len(found[0]) == 302
+    assert max(found[0].values()) < (2**32 if options == "ino32_t" else 2**64)
+    assert found[0] == found[1] or options in ("xino=off", "ino32_t")
