@@ -151,6 +151,42 @@ def test_mapped_ids_both_ways(tmp_path: Path) -> None:
     same(tmp_path, "uidmapping=0:1000:10,gidmapping=0:1000:10", fill, use)
 
 
+def _in_namespace(script: str, at: Path) -> str:
+    """What a script says in a user namespace with id 0 for 1000 and those from 1 on for 110000 and more."""
+    become = "exec setpriv --reuid 0 --regid 0 --clear-groups sh -c"
+    command = [
+        "unshare",
+        "-U",
+        "--keep-caps",
+        "--kill-child",
+        "sh",
+        "-c",
+        f"echo; read go; {become} '{script}'",
+    ]
+    with subprocess.Popen(
+        command, cwd=at, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "\n"
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{process.pid}/{name}").write_text("0 1000 1\n1 110000 65536\n")
+        said, _ = process.communicate("go\n", timeout=30)
+    return said
+
+
+def test_mapped_for_a_user_namespace(tmp_path: Path) -> None:
+    """As fuse-overlayfs's manual shows: what is root's on disk is root's there, and the other way round."""
+
+    def use(at: Path, place: Path) -> list[object]:
+        script = "stat -c %u:%g secret dir/file; touch mine; chown 5:6 mine; mkdir dir/sub/new; rm secret; ls"
+        said = _in_namespace(script, at)
+        return [said, *(_owner(place / "up" / name) for name in ("mine", "dir/sub/new"))]
+
+    mapping = "0:1000:1:1:110000:65536"
+    said = same(tmp_path, f"uidmapping={mapping},gidmapping={mapping}", fill, use)
+    assert said == ["0:0\n5:6\ndir\nmine\n", (5, 6), (0, 0)]
+
+
 def _owner(path: Path) -> tuple[int, int]:
     info = path.lstat()
     return info.st_uid, info.st_gid

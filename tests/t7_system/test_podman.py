@@ -24,6 +24,10 @@ COPY file /file
 RUN cat /file /copied/x > /both && rm -r /copied && mkdir /copied
 """
 
+# what podman does for a user, but for the ids: /dev/fuse may be root's alone
+SETTINGS = ("_CONTAINERS_USERNS_CONFIGURED=done", "_CONTAINERS_ROOTLESS_UID=0", "_CONTAINERS_ROOTLESS_GID=0")
+NO_ROOT = ("unshare", "-Urm", "env", *SETTINGS)
+
 
 @pytest.fixture(scope="module")
 def crfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crfs]:
@@ -129,8 +133,7 @@ def test_without_root(podman: Podman) -> None:
         "tar -C root -c . | podman import -q - base >&2; podman info --format '{{.Host.Security.Rootless}}';"
         "podman run --rm $RUN base sh -c 'rm -r /var && mkdir /var && ls /var; echo x > /x; cat /x';"
         "podman system reset -f >&2; ! mount | grep $PWD/rootless",
-        *("unshare", "-Urm", "env", "_CONTAINERS_USERNS_CONFIGURED=done"),
-        *("_CONTAINERS_ROOTLESS_UID=0", "_CONTAINERS_ROOTLESS_GID=0"),
+        *NO_ROOT,
     )
     assert said == "true\nx\n"
 
@@ -146,6 +149,18 @@ def test_rootfs(podman: Podman, crfs: Crfs, image: str) -> None:
     )
     assert (done.status, done.out) == (0, "written\n5\nwritten\n"), done
     assert (podman.place / "upper/written").read_text() == "written\n"
+
+
+def test_rootfs_without_root(podman: Podman, image: str) -> None:
+    """The mount is made by `podman unshare`, in whose namespace podman runs the container."""
+    script = "rm /bin/ls; echo written > /written; cat /written; exit 4"
+    said = podman.sh(
+        f'mkdir theirs upper1 work1; podman unshare sh -c "crfs mount {image} theirs --upper upper1 --work work1;'
+        f"podman run --rm $RUN --rootfs $PWD/theirs sh -c '{script}'; echo \\$?; crfs umount theirs\"",
+        *NO_ROOT,
+    )
+    assert said == "written\n4\n"
+    assert (podman.place / "upper1/written").read_text() == "written\n"
 
 
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
