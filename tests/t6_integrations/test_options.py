@@ -47,11 +47,21 @@ def test_mounted_with_the_same_flags(tmp_path: Path, options: str) -> None:
     assert "default_permissions" in same(tmp_path, options, fill, mount_options)
 
 
-@pytest.mark.parametrize("options", ["allow_root", "max_write=65536", "context=c", "fast_ino=1,writeback=0"])
+@pytest.mark.parametrize("options", ["max_write=65536", "context=c", "fast_ino=1,writeback=0"])
 def test_accepted(place: Path, options: str) -> None:
     """What libfuse 2 does otherwise, or what there is nothing to see of."""
     with mounted(OURS, place, f"{DIRECTORIES},{options}") as at:
         assert (at / "dir/file").read_text() == "below"
+
+
+@pytest.mark.parametrize(("options", "status"), [("", 0), ("allow_other", 0), ("allow_root", 1)])
+def test_whom_it_lets_in(place: Path, options: str, status: int) -> None:
+    """Of other users; fuse-overlayfs asks libfuse for both, and lets everybody in."""
+    with mounted(OURS, place, f"{DIRECTORIES},{options}") as at:
+        assert (at / "dir/file").read_text() == "below"
+        # in a directory that this user has no way to
+        done = subprocess.run(["cat", "dir/file"], cwd=at, user=1000, capture_output=True, check=False)
+        assert (done.returncode, done.stdout) == (status, b"" if status else b"below")
 
 
 def test_static_nlink(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from crfs.registry.server import Registry
+from tests.support.faults import FaultProxy, make_certificate
 from tests.support.layers import Dir, File
-from tests.support.mounting import Crfs, crfs_in, need_fuse
+from tests.support.mounting import Crfs, crfs_in, need_fuse, run_program
 from tests.t6_integrations.test_command import run
 from tests.t6_mount.images import push, stargz_layer
 
@@ -72,6 +73,15 @@ def test_url(place: Path, crfs: Crfs, registry: Registry) -> None:
     repository = source.removeprefix("docker://").removesuffix(":v1").partition("/")[2]
     url = f"http://{registry.address}/v2/{repository}/blobs/{STARGZ.digest}"
     check_layer(mount(crfs, place, lower(url, place)), place)
+
+
+def test_https_url(place: Path, crfs: Crfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = make_certificate(place)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    with FaultProxy({"/layer.tar.gz": STARGZ.data}, tls=certificate) as server:
+        check_layer(mount(crfs, place, lower(f"{server.url}/layer.tar.gz", place)), place)
+        run_program("umount", place / "merged")
+        crfs.expect_nothing()
 
 
 def test_image_has_all_its_layers_the_last_on_top(place: Path, crfs: Crfs, registry: Registry) -> None:
