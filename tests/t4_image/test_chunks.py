@@ -1,6 +1,7 @@
 """Chunks on their way from a registry: one request for all who wait, damage, failures, and the end."""
 
 import errno
+import gc
 import gzip
 import hashlib
 import itertools
@@ -387,5 +388,6 @@ def test_nothing_is_left_open(place: Place) -> None:
             image.read(b"f", 0, 10)
     # its tree is mapped for as long as somebody knows it
     del image
+    gc.collect()
     wait_for(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     assert set(threading.enumerate()) <= threads
