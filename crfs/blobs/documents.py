@@ -1,7 +1,7 @@
 """Small bodies in the disk cache: manifests, indexes, configs by digest, and what a reference named last.
 
     documents/sha256-...   media type (or nothing), a newline, the body
-    refs/...               the digest that a reference named when it was last asked for
+    refs/...               the digest that a reference named when it was last asked for, and the reference
 
 A body is hashed whenever it is read. Any thread, any process.
 """
@@ -9,6 +9,7 @@ A body is hashed whenever it is read. Any thread, any process.
 import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from crfs.blobs.blob import FetchedManifest
@@ -49,7 +50,7 @@ class Documents:
     def load_ref(self, name: str) -> str | None:
         """The digest that a reference named when it was last asked for."""
         try:
-            digest = self._ref_path(name).read_text()
+            digest, _, _ = self._ref_path(name).read_text().partition("\n")
             return str(parse_digest(digest))
         except (OSError, ValueError, CrfsError):
             return None
@@ -57,7 +58,14 @@ class Documents:
     def store_ref(self, name: str, digest: str) -> None:
         """A reference names that digest now."""
         if self.load_ref(name) != digest:
-            self._write(self._ref_path(name), digest.encode())
+            self._write(self._ref_path(name), f"{digest}\n{name}\n".encode())
+
+    def iter_refs(self) -> Iterator[tuple[str, str]]:
+        """All references that were asked for, each with what it named last."""
+        for path in (self._directory.root / "refs").iterdir():
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                digest, _, name = path.read_text().rstrip("\n").partition("\n")
+                yield name, digest
 
     def _path(self, digest: str) -> Path:
         return self._directory.root / "documents" / str(parse_digest(digest)).replace(":", "-")

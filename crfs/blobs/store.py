@@ -10,30 +10,38 @@ crash, so that neither that nor a failing disk can put a wrong byte into a mount
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from crfs._native.inflate import check_sha256
 from crfs.blobs.cachedir import CacheDirectory, open_cache_directory
+from crfs.blobs.eviction import Keeper, Limits
 from crfs.errors import CrfsError, DigestMismatch
 from crfs.formats.digest import check_hash, parse_digest
 
 log = logging.getLogger(__name__)
 _PIECE = 1 << 20
+# how exact the time of a chunk's last use is
+_USE_SECONDS = 60.0
 
 
 class Store:
     """A cache directory. Use open_store()."""
 
-    def __init__(self, directory: CacheDirectory) -> None:
+    def __init__(self, directory: CacheDirectory, keeper: Keeper | None = None) -> None:
         self.directory = directory
         self._root = directory.root
-        self._trusted: set[bytes] = set()
+        self._keeper = keeper
+        # chunks that this process has verified, and when it last said that it uses them
+        self._trusted: dict[bytes, float] = {}
         self._full = False
 
     def close(self) -> None:
         """This process is done with the cache, in good order."""
+        if self._keeper is not None:
+            self._keeper.close()
         self.directory.close()
 
     def _chunk_path(self, digest: bytes) -> str:
@@ -46,17 +54,20 @@ class Store:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            self._trusted.discard(digest)
+            self._trusted.pop(digest, None)
             return None
         try:
-            if digest in self._trusted:
+            used = self._trusted.get(digest)
+            if used is not None:
+                self._use(digest, fd, used)
                 data = os.pread(fd, end - start, start)
                 if len(data) == end - start:
                     return data
             data = _read_verified(fd, digest, size)
+            self._use(digest, fd, -_USE_SECONDS)
         except DigestMismatch:
             log.warning("%s does not match its name; it is dropped and fetched again", path)
-            self._trusted.discard(digest)
+            self._trusted.pop(digest, None)
             with contextlib.suppress(OSError):
                 os.unlink(path)
             return None
@@ -65,8 +76,15 @@ class Store:
             return None
         finally:
             os.close(fd)
-        self._trusted.add(digest)
         return data[start:end]
+
+    def _use(self, digest: bytes, fd: int, before: float) -> None:
+        """Have it known that a chunk is in use, so that others are evicted before it."""
+        now = time.monotonic()
+        if now - before >= _USE_SECONDS:
+            self._trusted[digest] = now
+            with contextlib.suppress(OSError):
+                os.utime(fd)
 
     def has_chunk(self, digest: bytes) -> bool:
         """Whether a chunk seems to be here; read_chunk() may still find it damaged."""
@@ -75,7 +93,7 @@ class Store:
     def store_chunk(self, digest: bytes, data: bytes) -> None:
         """Keep a verified chunk. A disk that takes no more is said once and otherwise does not matter."""
         path = self._chunk_path(digest)
-        if os.path.exists(path):
+        if os.path.exists(path) or (self._keeper is not None and not self._keeper.may_write()):
             return
         try:
             with self.directory.staged() as staged:
@@ -86,13 +104,17 @@ class Store:
                 self._full = True
                 log.warning("the cache %s takes no more: %s", self._root, error.strerror)
             return
-        self._trusted.add(digest)
+        self._trusted[digest] = time.monotonic()
+        if self._keeper is not None:
+            self._keeper.wrote(len(data))
 
     def find_layer(self, diff_id: str) -> Path | None:
         """The uncompressed tar with this diff_id, if it is here and still what it was."""
         name = layer_name(diff_id)
         path = self._root / name
         self.directory.pin(name)
+        with contextlib.suppress(OSError):
+            os.utime(path)
         if self.directory.is_believed(name) and path.is_file():
             return path
         hasher = parse_digest(diff_id).hasher()
@@ -137,6 +159,8 @@ class Store:
         self.directory.pin(name)
         os.rename(staged.name, path)
         self.directory.believe(name)
+        if self._keeper is not None:
+            self._keeper.wrote(path.stat().st_size)
         return path
 
 
@@ -145,9 +169,10 @@ def layer_name(diff_id: str) -> str:
     return f"layers/{diff_id.replace(':', '-')}"
 
 
-def open_store(root: Path) -> Store:
+def open_store(root: Path, limits: Callable[[Path], Limits] | None = None) -> Store:
     """The cache at `root`, made where it is missing; CrfsError with the path where it can't be."""
-    return Store(open_cache_directory(root))
+    directory = open_cache_directory(root)
+    return Store(directory, Keeper(directory, limits(root)) if limits else None)
 
 
 def _read_verified(fd: int, digest: bytes, size: int) -> bytes:

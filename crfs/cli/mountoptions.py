@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crfs.cli.options import parse_bool
+from crfs.cli.options import parse_bool, parse_size
 from crfs.errors import UsageError
 from crfs.integrations.escapes import split_list, unescape
 
@@ -51,6 +51,8 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 args.lower = [*args.lower, *(unescape(each) for each in split_list(value))]
             case "authfile" | "platform" | "log_level" | "pull":
                 setattr(args, name, value)
+            case "cache_size" | "cache_free":
+                setattr(args, name, parse_size(value))
             case "tls_verify" | "allow_unverified":
                 setattr(args, name, parse_bool(value or "true"))
             case _:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where fetched bytes are kept (default: $XDG_CACHE_HOME/crfs)",
     )
+    add_limit_options(parser)
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """How much the cache may take up."""
+    parser.add_argument(
+        "--cache-size",
+        metavar="SIZE",
+        type=parse_size,
+        help="what the cache may take up, as in 500M or 20GB (default: a tenth of its file system, at most 20GB)",
+    )
+    parser.add_argument(
+        "--cache-free",
+        metavar="SIZE",
+        type=parse_size,
+        help="what is left free on its file system (default: a twentieth of it, at most 1GiB)",
+    )
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +92,16 @@ def open_log(path: Path) -> int:
     except OSError as error:
         print(f"crfs: {path}: {error.strerror}; nothing will be logged", file=sys.stderr)
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def parse_size(text: str) -> int:
+    """Bytes: a number, and K, M, G or T for powers of 1000, with an i (KiB, ...) for powers of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500M or 20GB")
+    number, unit, binary = match.groups()
+    power = " KMGT".index((unit or " ").upper())
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def parse_bool(text: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crfs.blobs.directories import cache_directory
 from crfs.blobs.documents import Documents
+from crfs.blobs.eviction import default_limits
 from crfs.blobs.network import Network
 from crfs.blobs.store import Store, open_store
 from crfs.blobs.threads import leave_signals
@@ -27,12 +28,21 @@ class Settings:
     platform: str | None = None
     allow_unverified: bool = False
     pull: str = "newer"
+    cache_size: int | None = None
+    cache_free: int | None = None
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """What the options of crfs.cli.options.add_source_options() say."""
     return Settings(
-        args.cache, args.authfile, args.tls_verify, args.platform, args.allow_unverified, args.pull
+        args.cache,
+        args.authfile,
+        args.tls_verify,
+        args.platform,
+        args.allow_unverified,
+        args.pull,
+        args.cache_size,
+        args.cache_free,
     )
 
 
@@ -68,7 +78,10 @@ class Services:
 
 def open_services(settings: Settings) -> Services:
     """Make ready; the network starts when it is needed. CrfsError where the cache can't be used."""
-    store = open_store((settings.cache or cache_directory()).absolute())
+    store = open_store(
+        (settings.cache or cache_directory()).absolute(),
+        lambda root: default_limits(root, settings.cache_size, settings.cache_free),
+    )
     pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode", leave_signals)
     idle = ThreadPoolExecutor(1, "crfs-idle", leave_signals)
     return Services(Network(), pool, idle, store)

@@ -114,6 +114,12 @@ def load_tree(store: Store, digest: str, manifest: Manifest, open_blob: OpenBlob
     return KeptTree(tree, tuple(layer for layer in layers if layer is not None))
 
 
+def check_tree(store: Store, name: str) -> None:
+    """Hash a kept tree, whatever is believed of it: DigestMismatch, FormatError, OSError."""
+    store.directory.disbelieve(name)
+    _load(store, name, store.directory.root / name)
+
+
 def _load(store: Store, name: str, path: Path) -> tuple[Tree, list[_KeptLayer]]:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < _HEAD.size:
