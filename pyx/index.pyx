@@ -338,6 +338,10 @@ cdef class Tree:
     cdef bint same_member(self, uint32_t chunk, const Chunk *at) noexcept:
         return self.chunk_table[chunk].layer == at.layer and self.chunk_table[chunk].blob_off == at.blob_off
 
+    def owner(self, uint32_t chunk):
+        """The inode of the chunk's file."""
+        return self.get_chunk(chunk).inode + 1
+
     def directory(self, uint32_t chunk):
         """The inode of the directory that holds the chunk's file."""
         return self.inode_table[self.get_chunk(chunk).inode].parent + 1

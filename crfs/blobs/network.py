@@ -51,13 +51,13 @@ class Network:
     def http(self, http: "Http") -> None:
         self._http = http
 
-    async def fetch(self, blob: Blob, start: int, end: int) -> bytes:
+    async def fetch(self, blob: Blob, start: int, end: int, *, urgent: bool = True) -> bytes:
         """The bytes [start, end) of a blob; see RangeFetcher.fetch(). Fetch loop."""
         if self._ranges is None:
             from crfs.blobs.ranges import RangeFetcher
 
             self._ranges = RangeFetcher()
-        return await self._ranges.fetch(blob, start, end)
+        return await self._ranges.fetch(blob, start, end, urgent=urgent)
 
     def close(self) -> None:
         """End the thread and the connections; what still waits fails."""

@@ -1,7 +1,7 @@
 """Wants for byte ranges of blobs, merged into few requests and sent over few connections.
 
 Runs on the fetch loop. A want that can't start at once waits in a queue; when a connection is free, the
-oldest want leaves it together with all that lie close to it in the same blob.
+oldest want of those that somebody waits for leaves it together with all that lie close to it in the same blob.
 """
 
 import asyncio
@@ -13,6 +13,8 @@ from crfs.blobs.blob import Blob
 MERGE_GAP = 32 << 10
 MERGE_LIMIT = 8 << 20
 CONNECTIONS = 6
+# of these, for what somebody waits for alone
+RESERVED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class _Want:
     blob: Blob
     start: int
     end: int
+    urgent: bool
     result: asyncio.Future[bytes]
 
 
@@ -32,10 +35,13 @@ class RangeFetcher:
         self._running: set[asyncio.Task[None]] = set()
         self._woken = False
 
-    async def fetch(self, blob: Blob, start: int, end: int) -> bytes:
-        """The bytes [start, end) of a blob; raises what `Blob.fetch_range` raises."""
+    async def fetch(self, blob: Blob, start: int, end: int, *, urgent: bool = True) -> bytes:
+        """The bytes [start, end) of a blob; raises what `Blob.fetch_range` raises.
+
+        Not `urgent`: only while nothing urgent waits, and never on the last connections.
+        """
         loop = asyncio.get_running_loop()
-        want = _Want(blob, start, end, loop.create_future())
+        want = _Want(blob, start, end, urgent, loop.create_future())
         self._queue.append(want)
         if not self._woken:
             # after the other wants of this turn of the loop, so that they can be merged
@@ -47,15 +53,21 @@ class RangeFetcher:
         self._woken = False
         # whoever has given up needs no request
         self._queue = [want for want in self._queue if not want.result.done()]
-        while self._free and self._queue:
+        while (first := self._next()) is not None:
             self._free -= 1
-            task = asyncio.ensure_future(self._run(self._take()))
+            task = asyncio.ensure_future(self._run(self._take(first)))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
-    def _take(self) -> list[_Want]:
-        """The oldest want and those that its request can carry along, in the blob's order."""
-        first = self._queue[0]
+    def _next(self) -> _Want | None:
+        """The oldest want of those that may have a connection now, urgent ones first."""
+        if not self._free or not self._queue:
+            return None
+        oldest = next((want for want in self._queue if want.urgent), self._queue[0])
+        return oldest if oldest.urgent or self._free > RESERVED else None
+
+    def _take(self, first: _Want) -> list[_Want]:
+        """A want and those that its request can carry along, in the blob's order."""
         near = sorted((want for want in self._queue if want.blob is first.blob), key=lambda want: want.start)
         at = near.index(first)
         batch, start, end = [first], first.start, first.end

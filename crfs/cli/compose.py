@@ -11,12 +11,15 @@ from crfs._native.pagecache import PageCache
 from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.network import LateBlob
 from crfs.cli.services import Services, Settings, platform_of
+from crfs.cli.tracing import KEPT_SECONDS, keeper, wanted_chunks
 from crfs.errors import CrfsError
 from crfs.formats.manifest import Descriptor
 from crfs.formats.reference import ImageReference, Source
+from crfs.image.ahead import Ahead
 from crfs.image.chunks import ChunkLoader
 from crfs.image.kept import KeptTree, find_manifest, load_tree, store_tree
 from crfs.image.reader import ImageReader
+from crfs.image.trace import Recorder
 from crfs.layers.layer import Layer, Trust
 
 PAGE_CACHE_BYTES = 24 << 20
@@ -49,7 +52,7 @@ def open_image(services: Services, settings: Settings, source: Source) -> Opened
         name, digest = resolved.name, resolved.digest
         if kept is None:
             kept = KeptTree(_merge(services, resolved.name, digest, resolved.layers), resolved.layers)
-    return OpenedImage(name, digest, kept.layers, kept.tree, _open_reader(services, kept))
+    return OpenedImage(name, digest, kept.layers, kept.tree, _open_reader(services, settings, kept, digest))
 
 
 def _find_kept(
@@ -100,7 +103,7 @@ def _merge(services: Services, name: str, digest: str | None, layers: Sequence[L
     return Tree(image, sound=True)
 
 
-def _open_reader(services: Services, kept: KeptTree) -> ImageReader:
+def _open_reader(services: Services, settings: Settings, kept: KeptTree, digest: str | None) -> ImageReader:
     pages = PageCache(PAGE_CACHE_BYTES)
     loader = ChunkLoader(
         kept.tree, kept.layers, pages, services.store, services.network, services.pool, services.idle
@@ -110,4 +113,19 @@ def _open_reader(services: Services, kept: KeptTree) -> ImageReader:
             from crfs.image.verify import verify_in_background
 
             services.network.submit(verify_in_background(layer))
-    return ImageReader(kept.tree, kept.layers, pages, services.store, loader, services.pool, READ_SECONDS)
+    directory = services.store.directory
+    wanted = wanted_chunks(settings, directory, digest, kept.tree)
+    if wanted:
+        Ahead(kept.tree, kept.layers, loader, services.network).start(wanted)
+    recorder = Recorder(kept.tree, kept.layers, None if settings.record else KEPT_SECONDS)
+    services.endings.append(keeper(settings, directory, digest, recorder))
+    return ImageReader(
+        kept.tree,
+        kept.layers,
+        pages,
+        services.store,
+        loader,
+        services.pool,
+        READ_SECONDS,
+        recorder.touch,
+    )

@@ -43,7 +43,7 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
     """One of our long options, written as a mount option."""
     try:
         match name:
-            case "cache" | "log_file" | "upper" | "work":
+            case "cache" | "log_file" | "record" | "trace" | "upper" | "work":
                 setattr(args, name, Path(value))
             case "upperdir" | "workdir":
                 setattr(args, name.removesuffix("dir"), Path(value))
@@ -51,6 +51,8 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 args.lower = [*args.lower, *(unescape(each) for each in split_list(value))]
             case "authfile" | "platform" | "log_level" | "pull":
                 setattr(args, name, value)
+            case "no_trace":
+                args.traces = not parse_bool(value or "true")
             case "cache_size" | "cache_free":
                 setattr(args, name, parse_size(value))
             case "tls_verify" | "allow_unverified":

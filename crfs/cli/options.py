@@ -64,6 +64,25 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trace_options(parser: argparse.ArgumentParser) -> None:
+    """What is fetched before a program asks, and what is noted for the next time."""
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        type=Path,
+        help="note what is read first, and merge it into FILE at the end",
+    )
+    parser.add_argument(
+        "--trace", metavar="FILE", type=Path, help="fetch ahead what FILE says (see --record)"
+    )
+    parser.add_argument(
+        "--no-trace",
+        action="store_false",
+        dest="traces",
+        help="neither use nor keep the trace of an image's first minute, which is otherwise kept beside the cache",
+    )
+
+
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """How much is logged."""
     parser.add_argument(

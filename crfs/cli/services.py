@@ -5,8 +5,9 @@ Threads start here, so a daemon forks before; the network starts when it is need
 
 import argparse
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crfs.blobs.directories import cache_directory
@@ -30,6 +31,9 @@ class Settings:
     pull: str = "newer"
     cache_size: int | None = None
     cache_free: int | None = None
+    record: Path | None = None
+    trace: Path | None = None
+    traces: bool = True
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -43,6 +47,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         args.pull,
         args.cache_size,
         args.cache_free,
+        getattr(args, "record", None),
+        getattr(args, "trace", None),
+        getattr(args, "traces", True),
     )
 
 
@@ -55,13 +62,15 @@ def platform_of(settings: Settings) -> Platform:
 class Services:
     """What outlives one image: the network, the decoders, the disk cache.
 
-    `pool` is for what somebody waits for, `idle` (one thread) for the rest.
+    `pool` is for what somebody waits for, `idle` (one thread) for the rest. `endings` are called when
+    everything else has ended.
     """
 
     network: Network
     pool: ThreadPoolExecutor
     idle: ThreadPoolExecutor
     store: Store
+    endings: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def documents(self) -> Documents:
@@ -73,6 +82,8 @@ class Services:
         self.network.close()
         for pool in (self.pool, self.idle):
             pool.shutdown(wait=True)
+        for ending in self.endings:
+            ending()
         self.store.close()
 
 

@@ -111,6 +111,30 @@ class ChunkLoader:
             self._decode(wanted)
         return wanted.flights[chunk]
 
+    def has(self, chunk: int) -> bool:
+        """Whether a chunk is here or on its way."""
+        return not self._is_missing(chunk)
+
+    async def fetch_ahead(self, chunks: Sequence[int]) -> bool:
+        """Fetch chunks that lie together in a blob, in their order there; for whoever comes. Fetch loop.
+
+        False where that failed, or nothing is wanted any more.
+        """
+        with self._lock:
+            if self._stopped:
+                return False
+            members = self._claim_missing_locked(chunks)
+        return not members or await self._fetch(members, urgent=False)
+
+    def _claim_missing_locked(self, chunks: Sequence[int]) -> list[_Member]:
+        members = []
+        for number in chunks:
+            if self._is_missing(number):
+                member = _Member([self._tree.chunk(part) for part in self._tree.member(number)], urgent=False)
+                self._members.update((part.id, member) for part in member.chunks)
+                members.append(member)
+        return members
+
     def _find_landed(self, chunk: int) -> Future[bytes] | None:
         """A chunk that has landed since its reader looked for it."""
         if self._is_missing(chunk):
@@ -149,24 +173,28 @@ class ChunkLoader:
         digest = self._tree.chunk(chunk).digest
         return digest is None or not self._store.has_chunk(digest)
 
-    async def _fetch(self, members: list[_Member]) -> None:
-        """Fetch neighbouring members of one blob in one request; have them decoded, the urgent ones first."""
+    async def _fetch(self, members: list[_Member], *, urgent: bool = True) -> bool:
+        """Fetch neighbouring members of one blob in one request; have them decoded, the urgent ones first.
+
+        False where they can't be had, and those who wait have been told. Not `urgent`: nobody waits.
+        """
         layer = self._layers[members[0].chunks[0].layer]
         start, end = members[0].start, members[-1].end
         try:
-            data = memoryview(await self._network.fetch(layer.blob, start, end))
+            data = memoryview(await self._network.fetch(layer.blob, start, end, urgent=urgent))
         except BaseException as error:
             for member in members:
                 self._fail(member, error)
             if not isinstance(error, Exception):
                 raise
-            return
+            return False
         for member in members:
             member.data = data[member.start - start : member.end - start]
         for member in sorted(members, key=lambda member: not member.urgent):
             with contextlib.suppress(RuntimeError):
                 # the pools have ended, and stop() has told everyone
                 (self._pool if member.urgent else self._idle).submit(self._decode, member)
+        return True
 
     def _decode(self, member: _Member) -> None:
         """Inflate, verify and publish a member's chunks, unless somebody does already. Not on the loop."""

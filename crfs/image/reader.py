@@ -28,7 +28,7 @@ _LOOK_SECONDS = 0.2
 class ImageReader:
     """read() and find_cached() over one tree. `wait_seconds` bounds what one read waits for one chunk.
 
-    `pool` is where what is read ahead of a program's loader is looked for.
+    `pool` is where what is read ahead of a program's loader is looked for; `touch` is told of each chunk that is read.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class ImageReader:
         loader: ChunkLoader,
         pool: Executor,
         wait_seconds: float,
+        touch: Callable[[int], None] = lambda chunk: None,
     ) -> None:
         self._tree = tree
         self._layers = layers
@@ -47,6 +48,7 @@ class ImageReader:
         self._store = store
         self._loader = loader
         self._wait_seconds = wait_seconds
+        self._touch = touch
         self._prefetch = Prefetch(tree)
         self._objects = ObjectsAhead(tree, Libraries(tree, self._read_here), self._start_object, pool)
         self._may_lose_belief = any(layer.trust is Trust.BACKGROUND for layer in layers)
@@ -75,8 +77,10 @@ class ImageReader:
         if self._may_lose_belief and self._layers[self._tree.chunk(chunk).layer].health.failure:
             return None
         data = self._pages.read(chunk, start, end - start)
-        if off == 0 and data is not None:
-            self._objects.first_read(inode, data)
+        if data is not None:
+            self._touch(chunk)
+            if off == 0:
+                self._objects.first_read(inode, data)
         return data
 
     def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool] = lambda: False) -> bytes:
@@ -107,6 +111,7 @@ class ImageReader:
     def _read_chunk(
         self, inode: int, chunk: int, start: int, end: int, given_up: Callable[[], bool]
     ) -> bytes:
+        self._touch(chunk)
         place = self._tree.chunk(chunk)
         layer = self._layers[place.layer]
         if layer.health.failure:

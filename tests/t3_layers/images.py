@@ -168,7 +168,7 @@ class Place:
         return parse_source(text)
 
     def _settings(self, **more: Any) -> Settings:
-        return Settings(**{"cache": self.cache, "platform": "linux/amd64", **more})
+        return Settings(**{"cache": self.cache, "platform": "linux/amd64", "traces": False, **more})
 
     def _services(self, settings: Settings) -> Services:
         """With short waits."""
