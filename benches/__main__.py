@@ -16,6 +16,7 @@ from benches.catalogue import QUESTIONS
 from benches.draw.tables import print_answer
 from benches.link import LOOPBACK, WAN, Shape
 from benches.place import scratch, source
+from benches.processes import adopt_orphans
 from benches.question import Wanted
 from benches.runner import Runner
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if os.geteuid() != 0:
         sys.exit("python -m benches: needs root: it mounts and drops the kernel's caches")
+    adopt_orphans()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     try:

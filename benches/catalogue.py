@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from benches.question import Questions
-from benches.questions import memory, read, start, walk
+from benches.questions import memory, mount_scale, read, scale_start, start, walk
 
 QUESTIONS: Questions = {
     "start": start,
+    "scale_start": scale_start,
     "walk": walk,
     "read": read,
+    "mount_scale": mount_scale,
     "memory": memory,
 }

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +37,16 @@ def crfs_program() -> str:
 
 
 @contextmanager
-def crfs(ref: str, at: Path, cache: Path, *options: str) -> Iterator[Mount]:
-    """Mount the image `ref` (HOST:PORT/REPOSITORY:TAG, plain HTTP) with the disk cache `cache`."""
+def crfs(
+    ref: str, at: Path, cache: Path, *options: str, env: Mapping[str, str] | None = None
+) -> Iterator[Mount]:
+    """Mount the image `ref` (HOST:PORT/REPOSITORY:TAG, plain HTTP) with the disk cache `cache`.
+
+    `env` is added to the environment of `crfs mount`.
+    """
     words = ["mount", f"docker://{ref}", str(at), "--tls-verify=false", "--cache", str(cache), *options]
-    with mounted(at, "fuse.crfs", [crfs_program(), *words], [crfs_program(), "umount", str(at)]) as mount:
+    unmount = [crfs_program(), "umount", str(at)]
+    with mounted(at, "fuse.crfs", [crfs_program(), *words], unmount, env=env) as mount:
         yield mount
 
 
@@ -78,11 +84,13 @@ def drop_caches() -> None:
 
 
 @contextmanager
-def mounted(at: Path, kind: str, mount: list[str], unmount: list[str]) -> Iterator[Mount]:
+def mounted(
+    at: Path, kind: str, mount: list[str], unmount: list[str], *, env: Mapping[str, str] | None = None
+) -> Iterator[Mount]:
     """What the program `mount` mounts at a path, which must be of the type `kind`, until the block ends."""
     at.mkdir(parents=True, exist_ok=True)
     try:
-        run_detached(mount)
+        run_detached(mount, env)
         if mount_type(at) != kind:
             raise WrongMount(f"{at} is {mount_type(at)}, not {kind}, after {mount}")
         yield Mount(at, kind)
@@ -90,10 +98,17 @@ def mounted(at: Path, kind: str, mount: list[str], unmount: list[str]) -> Iterat
         _unmount(at, unmount)
 
 
-def run_detached(argv: list[str]) -> None:
+def run_detached(argv: list[str], env: Mapping[str, str] | None = None) -> None:
     """Run a program that leaves a daemon: a pipe would stay open after its end, so its words go to a file."""
     with tempfile.TemporaryFile() as said:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False)
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            env={**os.environ, **(env or {})},
+            check=False,
+        )
         said.seek(0)
         if done.returncode:
             words = said.read(4000).decode(errors="replace").strip()

@@ -13,7 +13,7 @@ from benches import images
 from benches.cache import remove_tree
 from benches.commands import CommandFailed, run
 from benches.link import Link
-from benches.processes import end_all, naming
+from benches.processes import descendants, end_new
 from benches.registry import Registry, registry
 
 
@@ -53,6 +53,17 @@ class Place:
     source: Source
     link: Link
     directory: Path
+    before: frozenset[int] = frozenset()
+
+    def processes(self) -> list[int]:
+        """What runs now and did not before."""
+        return sorted(descendants() - self.before)
+
+    def beside(self, name: str) -> Place:
+        """Another place of the same run, with a directory of its own."""
+        directory = self.directory / name
+        directory.mkdir()
+        return Place(self.source, self.link, directory, self.before)
 
     def ref(self, image: str, tag: str) -> str:
         """What a peer is told to pull: HOST:PORT/REPOSITORY:TAG, through the link."""
@@ -71,21 +82,17 @@ def source(url: str | None) -> Iterator[Source]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty directory. After the block no mount below it and no process that names it is left.
+    """An empty directory. After the block no mount below it is left, and no process that began in the block.
 
     It's in /var/tmp, which is a disk's, and short enough for podman and for sockets.
     """
+    before = descendants()
     path = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     try:
         yield path
     finally:
-        clear(path)
-
-
-def clear(path: Path) -> None:
-    """End every process with the directory on its command line, and remove it with the mounts in it."""
-    end_all(lambda: naming(path))
-    remove_tree(path)
+        end_new(before)
+        remove_tree(path)
 
 
 def _elsewhere(url: str, own: Registry) -> Source:

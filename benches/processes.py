@@ -1,13 +1,16 @@
-"""Find processes by what is on their command line, end them, and weigh them."""
+"""Find processes by their command line or by who began them, end them, and weigh them."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class StillRunning(Exception):
@@ -32,10 +35,27 @@ def with_word(word: str | Path) -> list[int]:
     return [pid for pid in all_pids() if pid != os.getpid() and wanted in command_line(pid).split(b"\0")]
 
 
-def naming(directory: Path) -> list[int]:
-    """The processes with a path in the directory (or the directory) on their command line, but not this one."""
-    wanted = os.fsencode(directory)
-    return [pid for pid in all_pids() if pid != os.getpid() and wanted in command_line(pid)]
+def adopt_orphans() -> None:
+    """Be the parent of every process that a child of ours leaves, so that descendants() knows them all."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def descendants() -> set[int]:
+    """This process's children, theirs, and so on."""
+    parents = dict(_parents())
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+def end_new(before: set[int]) -> None:
+    """End all descendants that were not among those before, and reap those that we adopted."""
+    end_all(lambda: [pid for pid in descendants() - before if command_line(pid)])
+    for pid in descendants() - before:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def await_end(pids: Iterable[int], seconds: float = 10) -> None:
@@ -60,11 +80,26 @@ def end_all(find: Callable[[], list[int]], seconds: float = 10) -> None:
 
 
 def weigh(pids: Iterable[int]) -> tuple[int, int]:
-    """RSS and PSS of the processes, in bytes and in sum; 0 of none."""
-    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    """RSS and PSS of the processes, in bytes and in sum; 0 of none, and of those that are gone."""
+    rollups = list(map(_rollup, pids))
     return sum(_field(text, "Rss") for text in rollups), sum(_field(text, "Pss") for text in rollups)
 
 
+def _rollup(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    for pid in all_pids():
+        with contextlib.suppress(OSError):
+            # the name, in parentheses, may hold anything
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            yield pid, int(fields[1])
+
+
 def _field(rollup: str, name: str) -> int:
-    line = next(line for line in rollup.splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
+    lines = (line.split() for line in rollup.splitlines() if line.startswith(f"{name}:"))
+    return sum(int(words[1]) * 1024 for words in lines)

