@@ -6,8 +6,9 @@ PREFIX ?= /usr/local
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
 TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun buildah strace
+BENCH_PACKAGES := $(TEST_PACKAGES) squashfs-tools squashfuse
 
-.PHONY: all demo test deps test-deps install clean
+.PHONY: all demo test bench deps test-deps bench-deps install clean
 
 all: $(VENV)/.installed
 
@@ -19,6 +20,12 @@ deps:
 
 test-deps: deps
 	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
+
+bench-deps: deps
+	@missing=$$(for p in $(BENCH_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
 	fi
@@ -40,6 +47,11 @@ demo: $(VENV)/.installed
 test: test-deps | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q 'tox>=4'
 	$(VENV)/bin/tox
+
+# BENCH_OPTIONS='--only start --runs 3' and the like; images are built once, into the user's cache directory
+bench: bench-deps $(VENV)/.installed
+	$(VENV)/bin/python -m pip install -q -e '.[bench]'
+	$(SUDO) $(VENV)/bin/python -m benches --report bench-report $(BENCH_OPTIONS)
 
 clean:
 	rm -rf build dist .tox $(VENV) *.egg-info

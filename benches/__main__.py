@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benches import answers
 from benches.catalogue import QUESTIONS
+from benches.draw.markdown import page
 from benches.draw.tables import print_answer
 from benches.link import LOOPBACK, WAN, Shape
 from benches.place import scratch, source
@@ -102,9 +103,22 @@ def _ask_all(options: argparse.Namespace) -> int:
             print_answer(told[-1])
             if options.report:
                 answers.save(told[-1], options.report)
+    if options.report:
+        draw(options.report)
     if options.json:
         options.json.write_bytes(answers.to_json(told))
     return int(any(_crfs_failed(answer) for answer in told))
+
+
+def draw(directory: Path) -> None:
+    """Draw the page and the plots of all answers in a directory."""
+    # matplotlib is of the extra `bench`, and is needed for nothing else
+    from benches.draw.plots import draw_all
+
+    told = answers.load_all(directory, list(QUESTIONS))
+    plots = draw_all(told, directory)
+    (directory / "benchmarks.md").write_text(page(told, plots))
+    (directory / "report.json").write_bytes(answers.to_json(told))
 
 
 def _crfs_failed(answer: answers.Answer) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benches.question import Questions
-from benches.questions import memory, mount_scale, read, scale_start, start, walk
+from benches.questions import memory, mount_scale, read, scale_start, start, timeline, walk
 
 QUESTIONS: Questions = {
     "start": start,
@@ -12,4 +12,5 @@ QUESTIONS: Questions = {
     "read": read,
     "mount_scale": mount_scale,
     "memory": memory,
+    "timeline": timeline,
 }

@@ -35,6 +35,12 @@ def with_word(word: str | Path) -> list[int]:
     return [pid for pid in all_pids() if pid != os.getpid() and wanted in command_line(pid).split(b"\0")]
 
 
+def naming(directory: Path) -> list[int]:
+    """The processes with a path in the directory (or the directory) on their command line, but not this one."""
+    wanted = os.fsencode(directory)
+    return [pid for pid in all_pids() if pid != os.getpid() and wanted in command_line(pid)]
+
+
 def adopt_orphans() -> None:
     """Be the parent of every process that a child of ours leaves, so that descendants() knows them all."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):

@@ -1,0 +1,168 @@
+"""Plots of answers, each as SVG and PNG: starts as stacked bars, walks and mounts by entries, one timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benches.answers import Answer, CaseAnswer
+from benches.draw.colours import colour
+
+_PIXELS = 110
+
+
+def draw_all(answers: Sequence[Answer], into: Path) -> list[str]:
+    """Draw what there is to draw; the names of the SVG files."""
+    # the same answer gives the same file
+    mpl.rcParams["svg.hashsalt"] = "crfs"
+    drawn = []
+    for answer in answers:
+        if answer.name in _DRAWERS and any(
+            peer.measures for case in answer.cases for peer in case.peers.values()
+        ):
+            figure = _DRAWERS[answer.name](answer)
+            figure.savefig(into / f"{answer.name}.svg", metadata={"Date": None})
+            figure.savefig(into / f"{answer.name}.png", dpi=_PIXELS)
+            drawn.append(f"{answer.name}.svg")
+    return drawn
+
+
+def starts(answer: Answer) -> Figure:
+    """For each link a row of stacked bars: mount or pull, and run."""
+    figure = Figure(figsize=(10, 0.6 + 2.9 * len(answer.cases)), layout="constrained")
+    for axes, case in zip(_rows(figure, len(answer.cases)), answer.cases, strict=True):
+        _start(axes, case)
+    figure.suptitle("From nothing until a program in the image has finished (least time first)")
+    return figure
+
+
+def _start(axes: Axes, case: CaseAnswer) -> None:
+    there = {name: peer.measures for name, peer in case.peers.items() if "total_s" in peer.measures}
+    order = sorted(there, key=lambda name: there[name]["total_s"].median, reverse=True)
+    pulls = [there[name]["pull_s"].median for name in order]
+    runs = [there[name]["run_s"].median for name in order]
+    totals = [there[name]["total_s"] for name in order]
+    colours = [colour(name) for name in order]
+    axes.barh(order, pulls, color=colours, label="mount or pull")
+    axes.barh(order, runs, left=pulls, color=colours, alpha=0.45, hatch="////", label="run (hatched)")
+    reach = [[it.median - it.min for it in totals], [it.max - it.median for it in totals]]
+    axes.errorbar([it.median for it in totals], order, xerr=reach, fmt="none", ecolor="black", capsize=3)
+    for number, total in enumerate(totals):
+        axes.annotate(f" {total.median:.2f} s", (total.max, number), va="center")
+    axes.set_xlim(0, max(it.max for it in totals) * 1.15)
+    axes.set_title(f"link: {case.link}", loc="left", fontsize=10)
+    axes.set_xlabel("seconds: solid is mount or pull, hatched is run; whiskers from least to most")
+
+
+def _by_entries(title: str, *measures: tuple[str, str]) -> Callable[[Answer], Figure]:
+    """Draws measures against the number of entries, on logarithmic axes."""
+
+    def draw(answer: Answer) -> Figure:
+        figure = Figure(figsize=(5.5 * len(measures), 4.6), layout="constrained")
+        for number, (measure, name) in enumerate(measures, start=1):
+            axes = figure.add_subplot(1, len(measures), number)
+            for peer in answer.peers():
+                _line(axes, answer, peer, measure)
+            axes.set(xscale="log", yscale="log", xlabel="entries of the image", ylabel=name)
+            axes.grid(visible=True, which="both", alpha=0.25)
+        axes.legend(fontsize=8)
+        figure.suptitle(title)
+        return figure
+
+    return draw
+
+
+def _line(axes: Axes, answer: Answer, peer: str, measure: str) -> None:
+    points = sorted(
+        (sum(case.entries.values()), found.median)
+        for case in answer.cases
+        if peer in case.peers and (found := case.peers[peer].measures.get(measure)) and found.median > 0
+    )
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="o", color=colour(peer), label=peer)
+
+
+def scale_starts(answer: Answer) -> Figure:
+    """Seconds and memory, a group of bars for each case."""
+    wanted = (
+        ("last_s", "seconds until the last is of use", 1.0),
+        ("serving_pss_bytes", "memory (PSS) in MB", 1e6),
+    )
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    for number, (measure, name, scale) in enumerate(wanted, start=1):
+        axes = figure.add_subplot(1, 2, number)
+        peers = [
+            peer
+            for peer in answer.peers()
+            if any(peer in c.peers and c.peers[peer].measures for c in answer.cases)
+        ]
+        for place, peer in enumerate(peers):
+            found = [case.peers[peer].measures.get(measure) for case in answer.cases]
+            heights = [it.median / scale if it else 0.0 for it in found]
+            width = 0.8 / len(peers)
+            axes.bar(
+                [i + place * width for i in range(len(found))], heights, width, color=colour(peer), label=peer
+            )
+        axes.set_xticks(
+            [i + 0.4 - 0.4 / len(peers) for i in range(len(answer.cases))],
+            [case.name for case in answer.cases],
+        )
+        axes.set_ylabel(name)
+    axes.legend(fontsize=8)
+    figure.suptitle("Many mounts, started at once")
+    return figure
+
+
+def timeline(answer: Answer) -> Figure:
+    """Each fetch as a bar, each file's first read as a tick."""
+    told = answer.extra["timeline"]
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    bars, ticks = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
+    for row, fetch in enumerate(told["fetches"]):
+        bars.barh(row, fetch["first"] - fetch["begun"], left=fetch["begun"], color="#bbbbbb", height=0.8)
+        bars.barh(row, fetch["last"] - fetch["first"], left=fetch["first"], color=colour("crfs"), height=0.8)
+    bars.invert_yaxis()
+    bars.set_ylabel("requests, in their order\n(grey: waiting, red: bytes come)")
+    ticks.vlines([read["at"] for read in told["reads"]], 0, 1, color="#1f78b4", linewidth=0.7)
+    ticks.set(
+        yticks=[],
+        ylabel=f"first reads\nof {len(told['reads'])} files",
+        xlabel="seconds since `crfs mount` began",
+    )
+    for axes in (bars, ticks):
+        axes.axvline(told["mounted"], color="black", linestyle="--")
+        axes.axvline(told["finished"], color="black")
+        axes.set_xlim(0, told["finished"] * 1.03)
+    bars.set_title(
+        f"One cold start at {answer.cases[0].link}: mounted at {told['mounted']:.2f} s (dashed), "
+        f"program finished at {told['finished']:.2f} s; {len(told['fetches'])} requests",
+        loc="left",
+        fontsize=11,
+    )
+    return figure
+
+
+def _rows(figure: Figure, count: int) -> list[Axes]:
+    return [figure.add_subplot(count, 1, number) for number in range(1, count + 1)]
+
+
+_DRAWERS: dict[str, Callable[[Answer], Figure]] = {
+    "start": starts,
+    "scale_start": scale_starts,
+    "walk": _by_entries(
+        "A walk over all names",
+        ("cold_find_s", "find, caches dropped (s)"),
+        ("warm_ls_s", "ls -lR, warm (s)"),
+    ),
+    "mount_scale": _by_entries(
+        "Mounting",
+        ("first_s", "first mount (s)"),
+        ("again_s", "mounted again (s)"),
+        ("first_pss_bytes", "memory, PSS (bytes)"),
+    ),
+    "timeline": timeline,
+}
