@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benches.question import Questions
-from benches.questions import memory, mount_scale, read, scale_start, start, timeline, walk
+from benches.questions import kernels, memory, mount_scale, read, registry, scale_start, start, timeline, walk
 
 QUESTIONS: Questions = {
     "start": start,
@@ -13,4 +13,6 @@ QUESTIONS: Questions = {
     "mount_scale": mount_scale,
     "memory": memory,
     "timeline": timeline,
+    "kernels": kernels,
+    "registry": registry,
 }
