@@ -77,7 +77,8 @@ class Runner:
         panel.call(lambda peer: self._prepare(peer, case))
         to = self.source
         with link(to.port, case.shape, to_host=to.host) as linked:
-            for turn in range(self.runs):
+            # a picture needs no more than one run
+            for turn in range(min(self.runs, getattr(question, "MOST_RUNS", self.runs))):
                 for peer in panel.rotated(turn):
                     with self._place(linked) as place:
                         asking = Asking(peer, case, place, panel.samples, extra)

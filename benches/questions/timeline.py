@@ -21,6 +21,8 @@ from benches.question import Asking, Case, Wanted
 
 PEERS = (CRFS,)
 
+MOST_RUNS = 1
+
 _IMAGE = "pyapp"
 
 
@@ -30,7 +32,7 @@ def cases(wanted: Wanted) -> Sequence[Case]:
 
 
 def ask(asking: Asking) -> str:
-    """Start once and keep what was seen; of more runs the last is kept."""
+    """Start once and keep what was seen."""
     peer, place = cast(Mounter, asking.peer), asking.place
     with peer.store(place) as store:
         place.link.take()
