@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -223,8 +224,7 @@ def _push(name: str, served: Registry, tag: str) -> None:
         run("skopeo", "copy", "-q", "--dest-tls-verify=false", source, target)
         return
     if tag == "zstd-skopeo":
-        flags = ("--dest-compress-format", "zstd:chunked", "--dest-tls-verify=false")
-        run("skopeo", "copy", "-q", *flags, f"oci:{layout(name)}:plain", f"docker://{base}:{tag}")
+        _push_by_skopeo(layout(name), f"{base}:{tag}")
         return
     program = newer_converter() if tag in ("esgz-min", "esgz-ext") else "ctr-remote"
     with containerd() as daemon:
@@ -232,6 +232,14 @@ def _push(name: str, served: Registry, tag: str) -> None:
         daemon.convert(f"{base}:plain", f"{base}:{tag}", *_CONVERSIONS[tag], program=program)
         if tag == "esgz-ext":
             daemon.push(f"{base}:{tag}-esgztoc")
+
+
+def _push_by_skopeo(source: Path, ref: str) -> None:
+    """Push as zstd:chunked; only layers that are not compressed yet are."""
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as plain:
+        run("skopeo", "copy", "-q", "--dest-decompress", f"oci:{source}:plain", f"dir:{plain}")
+        flags = ("--dest-compress-format", "zstd:chunked", "--dest-tls-verify=false")
+        run("skopeo", "copy", "-q", *flags, f"dir:{plain}", f"docker://{ref}")
 
 
 def _count(tar: Path) -> int:

@@ -2,24 +2,65 @@
 
 import os
 from dataclasses import replace
+from typing import Protocol
 
-from crfs.blobs.blob import FetchedManifest
+from crfs.blobs.blob import Blob, FetchedManifest
 from crfs.blobs.localfile import FileBlob
 from crfs.errors import FormatError, NotFoundError, TransportError
 from crfs.formats.digest import parse_digest, verify
 from crfs.formats.manifest import CONFIG_MAX, MANIFEST_MAX, Descriptor, ImageIndex, parse_manifest
 from crfs.formats.mediatypes import INDEXES, MANIFESTS, OCI_INDEX
-from crfs.formats.reference import LayoutReference
+from crfs.formats.reference import ArchiveReference, LayoutReference
 
 REF_NAME = "org.opencontainers.image.ref.name"
 
 
-class LayoutImage:
-    """One image of the layout in `reference.directory`."""
+class Files(Protocol):
+    """Where the files of a layout are, by their names in it. NotFoundError, TransportError, FormatError."""
 
-    def __init__(self, reference: LayoutReference) -> None:
+    def where(self, name: str) -> str:
+        """A file's name, for messages."""
+        ...
+
+    def load(self, name: str, limit: int) -> bytes:
+        """A small file whole; FormatError if it is longer than `limit`."""
+        ...
+
+    def open_blob(self, name: str, size: int | None = None) -> Blob:
+        """One file, of which nothing is read yet."""
+        ...
+
+
+class DirectoryFiles:
+    """The files of a directory."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = os.path.abspath(directory)
+
+    def where(self, name: str) -> str:
+        """See `Files.where`."""
+        return os.path.join(self._directory, name)
+
+    def load(self, name: str, limit: int) -> bytes:
+        """See `Files.load`."""
+        return _load(self.where(name), limit)
+
+    def open_blob(self, name: str, size: int | None = None) -> FileBlob:
+        """See `Files.open_blob`."""
+        return FileBlob(self.where(name), size=size)
+
+
+class LayoutImage:
+    """One image of the layout in `files`, by default those of `reference.directory`."""
+
+    def __init__(self, reference: LayoutReference | ArchiveReference, files: Files | None = None) -> None:
         self._reference = reference
-        self._directory = os.path.abspath(reference.directory)
+        self._digest = None
+        if isinstance(reference, LayoutReference):
+            self._digest = reference.digest
+            files = files or DirectoryFiles(reference.directory)
+        assert files is not None
+        self._files = files
         self._index: ImageIndex | None = None
 
     @property
@@ -28,21 +69,22 @@ class LayoutImage:
 
     async def fetch_manifest(self, digest: str | None = None) -> FetchedManifest:
         """See `ImageSource.fetch_manifest`."""
-        wanted = digest or self._reference.digest
+        wanted = digest or self._digest
         if wanted is None:
             chosen = self._choose()
             return await self._load_manifest(chosen.digest, chosen.media_type)
         return await self._load_manifest(wanted, None)
 
-    def open_blob(self, descriptor: Descriptor) -> FileBlob:
+    def open_blob(self, descriptor: Descriptor) -> Blob:
         """See `ImageSource.open_blob`."""
-        path = self._path(descriptor.digest)
-        return FileBlob(path, size=descriptor.size)
+        return self._files.open_blob(_path(descriptor.digest), descriptor.size)
 
     def open_beside(self, suffix: str) -> "LayoutImage | None":
         """See `ImageSource.open_beside`."""
         name = self._reference.name
-        return None if name is None else LayoutImage(replace(self._reference, name=name + suffix))
+        return (
+            None if name is None else LayoutImage(replace(self._reference, name=name + suffix), self._files)
+        )
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """See `ImageSource.fetch_blob`."""
@@ -50,17 +92,17 @@ class LayoutImage:
             raise FormatError(
                 f"{self.name}: {descriptor.digest} is too long for a config: {descriptor.size} B"
             )
-        path = self._path(descriptor.digest)
-        body = _load(path, descriptor.size)
+        path = _path(descriptor.digest)
+        body = self._files.load(path, descriptor.size)
         if len(body) != descriptor.size:
-            raise FormatError(f"{path}: has {len(body)} bytes, not {descriptor.size}")
-        verify(body, descriptor.digest, path)
+            raise FormatError(f"{self._files.where(path)}: has {len(body)} bytes, not {descriptor.size}")
+        verify(body, descriptor.digest, self._files.where(path))
         return body
 
     async def _load_manifest(self, digest: str, media_type: str | None) -> FetchedManifest:
-        path = self._path(digest)
-        body = _load(path, MANIFEST_MAX)
-        verify(body, digest, path)
+        path = _path(digest)
+        body = self._files.load(path, MANIFEST_MAX)
+        verify(body, digest, self._files.where(path))
         return FetchedManifest(body, media_type, digest)
 
     def _choose(self) -> Descriptor:
@@ -79,9 +121,9 @@ class LayoutImage:
 
     def _load_index(self) -> ImageIndex:
         if self._index is None:
-            path = os.path.join(self._directory, "index.json")
+            path = self._files.where("index.json")
             try:
-                found = parse_manifest(_load(path, MANIFEST_MAX), OCI_INDEX)
+                found = parse_manifest(self._files.load("index.json", MANIFEST_MAX), OCI_INDEX)
             except NotFoundError as error:
                 raise NotFoundError(f"{self.name}: not an OCI image layout, {path!r} is missing") from error
             except FormatError as error:
@@ -91,9 +133,10 @@ class LayoutImage:
             self._index = found
         return self._index
 
-    def _path(self, digest: str) -> str:
-        known = parse_digest(digest)
-        return os.path.join(self._directory, "blobs", known.algorithm, known.hex)
+
+def _path(digest: str) -> str:
+    known = parse_digest(digest)
+    return os.path.join("blobs", known.algorithm, known.hex)
 
 
 def _load(path: str, limit: int) -> bytes:

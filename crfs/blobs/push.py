@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 from crfs.blobs.endpoint import Access, RegistryEndpoint
 from crfs.blobs.http import Response
 from crfs.blobs.registriesconf import RegistriesConf
-from crfs.errors import TransportError
+from crfs.blobs.upload import BlobUpload
+from crfs.errors import CrfsError, TransportError
 from crfs.formats.digest import parse_digest, sha256_digest, verify
 from crfs.formats.reference import ImageReference
 
@@ -57,6 +59,31 @@ class RegistryPush:
                 return True
 
         return await self._http.retrying(ask)
+
+    async def mount_blob(self, digest: str, origin: ImageReference) -> bool:
+        """Have the registry take the blob out of another of its repositories; whether it did."""
+        if origin.host != self._reference.host or origin.repository == self._reference.repository:
+            return False
+        path = f"blobs/uploads/?mount={digest}&from={quote(origin.repository, safe='')}"
+        try:
+            async with self._endpoint.open("POST", path, headers={"Content-Length": "0"}) as response:
+                if response.status == 202:
+                    await BlobUpload(self._endpoint, self._http, self._location(response)).cancel()
+                return response.status == 201
+        except CrfsError as error:
+            logger.info("%s; the blob is sent", error)
+            return False
+
+    async def open_upload(self) -> BlobUpload:
+        """Begin to send a blob of which the digest is not known yet."""
+
+        async def begin() -> str:
+            headers = {"Content-Length": "0"}
+            async with self._endpoint.open("POST", "blobs/uploads/", headers=headers) as response:
+                await self._endpoint.check(response, 202)
+                return self._location(response)
+
+        return BlobUpload(self._endpoint, self._http, await self._http.retrying(begin))
 
     async def push_manifest(self, body: bytes, media_type: str, tag: str | None = None) -> str:
         """Puts a manifest or index under `tag` (None: under its digest alone); the digest."""

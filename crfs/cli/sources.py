@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from crfs.blobs.archive import ArchiveFiles, DockerArchiveImage
 from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.credentials import CredentialStore
 from crfs.blobs.endpoint import Access
@@ -18,7 +19,14 @@ from crfs.blobs.url import UrlBlob
 from crfs.cli.services import Services, Settings, platform_of
 from crfs.errors import UsageError
 from crfs.formats.platforms import Platform
-from crfs.formats.reference import FileSource, ImageReference, LayoutReference, Source, UrlSource
+from crfs.formats.reference import (
+    ArchiveReference,
+    FileSource,
+    ImageReference,
+    LayoutReference,
+    Source,
+    UrlSource,
+)
 from crfs.image.kept import KeptTree, load_tree
 from crfs.image.resolve import Resolved, fetch_manifest, open_layers, resolve_blob
 from crfs.layers.opener import Opener
@@ -40,7 +48,7 @@ def open_registry(
 
 def open_source(
     source: Source, settings: Settings, services: Services
-) -> KeptSource | LayoutImage | UrlBlob | FileBlob:
+) -> KeptSource | LayoutImage | DockerArchiveImage | UrlBlob | FileBlob:
     """The image, or the single layer blob, that a source names. Nothing is fetched yet."""
     http = services.network.http
     match source:
@@ -50,10 +58,19 @@ def open_source(
             return KeptSource(image, services.documents, str(source), source.digest)
         case LayoutReference():
             return LayoutImage(source)
+        case ArchiveReference():
+            return open_archive(source)
         case UrlSource():
             return UrlBlob(source, http, verify=settings.tls_verify is not False)
         case FileSource():
             return FileBlob(source.path, str(source))
+
+
+def open_archive(source: ArchiveReference) -> LayoutImage | DockerArchiveImage:
+    """An image in one tar."""
+    if source.transport == "docker-archive":
+        return DockerArchiveImage(source)
+    return LayoutImage(source, ArchiveFiles(source.path))
 
 
 def submit_to_source(
@@ -62,7 +79,7 @@ def submit_to_source(
     """Run a coroutine on what a source names: an image, or a single layer blob."""
     opener = Opener(services.store, services.pool, allow_unverified=settings.allow_unverified)
     opened = open_source(source, settings, services)
-    if isinstance(opened, KeptSource | LayoutImage):
+    if isinstance(opened, KeptSource | LayoutImage | DockerArchiveImage):
         return services.network.submit(on_image(opened, opener, platform_of(settings)))
     return services.network.submit(on_blob(opened, opener))
 
@@ -71,7 +88,7 @@ def resolve(services: Services, settings: Settings, source: Source) -> tuple[Res
     """Open all layers of what a source names, and its merged tree where the cache has it; any CrfsError."""
     opener = Opener(services.store, services.pool, allow_unverified=settings.allow_unverified)
     opened = open_source(source, settings, services)
-    if not isinstance(opened, KeptSource | LayoutImage):
+    if not isinstance(opened, KeptSource | LayoutImage | DockerArchiveImage):
         return services.network.submit(resolve_blob(opened, opener)).result(), None
     manifest = services.network.submit(fetch_manifest(opened, platform_of(settings))).result()
     kept = load_tree(services.store, *manifest, opened.open_blob)

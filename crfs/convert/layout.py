@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from crfs.blobs.layout import REF_NAME
 from crfs.formats.digest import check_hash, parse_digest, sha256_digest
 from crfs.formats.manifest import Descriptor
 
-_REF_NAME = "org.opencontainers.image.ref.name"
 _PIECE = 1 << 20
 
 
@@ -30,7 +30,7 @@ class LayoutPusher:
 
     async def push_blob(self, data: bytes | Path, digest: str) -> bool:
         """See `image.Pusher`. DigestMismatch where the content is not the one that `digest` names."""
-        path = self._blob_path(digest)
+        path = self.blob_path(digest)
         if path.exists():
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,21 +48,28 @@ class LayoutPusher:
         digest = sha256_digest(body)
         await self.push_blob(body, digest)
         if tag is not None:
-            self._add(tag, Descriptor(media_type, digest, len(body), annotations={_REF_NAME: tag}))
+            self.add(tag, Descriptor(media_type, digest, len(body)))
         return digest
 
-    def _add(self, tag: str, entry: Descriptor) -> None:
+    def add(self, ref: str | None, image: Descriptor) -> None:
+        """Name an image in the index, in place of the one that was called so; None: of the one without a name."""
         index_path = self._directory / "index.json"
         index = msgspec.json.decode(index_path.read_bytes(), type=_Index) if index_path.exists() else _Index()
-        others = [old for old in index.manifests if old.annotations.get(_REF_NAME) != tag]
+        others = [old for old in index.manifests if old.annotations.get(REF_NAME) != ref]
         staged = index_path.with_suffix(".new")
-        staged.write_bytes(msgspec.json.encode(_Index(2, [*others, entry])))
+        staged.write_bytes(msgspec.json.encode(_Index(2, [*others, index_entry(ref, image)])))
         (self._directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
         staged.replace(index_path)
 
-    def _blob_path(self, digest: str) -> Path:
+    def blob_path(self, digest: str) -> Path:
+        """Where a blob lies; FormatError for what is no digest."""
         parsed = parse_digest(digest)
         return self._directory / "blobs" / parsed.algorithm / parsed.hex
+
+
+def index_entry(ref: str | None, image: Descriptor) -> Descriptor:
+    """What an index.json says of an image that is called `ref`."""
+    return msgspec.structs.replace(image, annotations={} if ref is None else {REF_NAME: ref})
 
 
 def _copy_verified(data: bytes | Path, out: BinaryIO, digest: str) -> None:

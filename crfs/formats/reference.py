@@ -15,6 +15,8 @@ from crfs.formats.digest import parse_digest
 DEFAULT_HOST = "docker.io"
 DEFAULT_TAG = "latest"
 NAME_MAX = 255
+# images that are one tar each
+ARCHIVES = ("docker-archive", "oci-archive")
 
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
@@ -104,7 +106,19 @@ class FileSource:
         return f"file://{self.path}"
 
 
-Source = ImageReference | LayoutReference | UrlSource | FileSource
+@dataclass(frozen=True, slots=True)
+class ArchiveReference:
+    """An image in a tar: `transport` is docker-archive or oci-archive; by its name, or the only one (None)."""
+
+    transport: str
+    path: str
+    name: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.transport}:{self.path}" + (f":{self.name}" if self.name else "")
+
+
+Source = ArchiveReference | ImageReference | LayoutReference | UrlSource | FileSource
 
 
 def parse_source(text: str) -> Source:
@@ -118,13 +132,16 @@ def parse_source(text: str) -> Source:
         return _parse_docker(text, rest)
     if transport == "oci":
         return parse_layout(rest)
+    if transport in ARCHIVES:
+        return parse_archive(transport, rest)
     if transport in ("http", "https"):
         return parse_url(text)
     if transport == "file":
         return _parse_file(text, rest)
     if transport is not None:
         raise UsageError(
-            f"{shown(text)}: the transport {transport}: is none of docker, oci, https, http, file"
+            f"{shown(text)}: the transport {transport}: is none of docker, oci, oci-archive, docker-archive, "
+            "https, http, file"
         )
     return FileSource(text)
 
@@ -149,6 +166,14 @@ def parse_layout(text: str) -> LayoutReference:
     if not _LAYOUT_NAME.fullmatch(chosen):
         raise UsageError(f"'oci:{text}': {chosen!r} is not the name of an image in a layout")
     return LayoutReference(directory, chosen)
+
+
+def parse_archive(transport: str, text: str) -> ArchiveReference:
+    """What follows `docker-archive:` or `oci-archive:`: `FILE[:NAME]`, no colon in FILE. UsageError otherwise."""
+    path, _, name = text.partition(":")
+    if not path:
+        raise UsageError(f"'{transport}:{text}' names no file")
+    return ArchiveReference(transport, path, name or None)
 
 
 def parse_url(text: str) -> UrlSource:

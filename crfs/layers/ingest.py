@@ -5,13 +5,10 @@ The coroutine runs on the fetch loop; decompression and hashing run in the pool 
 
 import functools
 import hashlib
-import zlib
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, cast
-
-import zstandard
+from typing import IO
 
 from crfs.blobs.blob import Blob
 from crfs.blobs.fetchloop import pooled
@@ -20,9 +17,7 @@ from crfs.errors import DigestMismatch, FormatError
 from crfs.formats.digest import parse_digest
 from crfs.layers.layer import Format, Layer, Trust
 from crfs.layers.tarindex import index_tar
-
-_MAGIC = ((b"\x1f\x8b", Format.TAR_GZIP), (b"\x28\xb5\x2f\xfd", Format.TAR_ZSTD))
-_PIECE = 1 << 20
+from crfs.layers.unpack import Unpacker
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,77 +30,6 @@ class Ingested:
     size: int
 
 
-class _Sink(Protocol):
-    """What takes the tar, piece by piece: no more than a piece of it is ever in memory."""
-
-    def write(self, part: bytes, /) -> int: ...
-
-
-class _Decoder(Protocol):
-    """What turns a compressed stream into its tar."""
-
-    def feed(self, piece: bytes) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class _Plain:
-    """No compression."""
-
-    def __init__(self, sink: _Sink) -> None:
-        self._sink = sink
-
-    def feed(self, piece: bytes) -> None:
-        self._sink.write(piece)
-
-    def finish(self) -> None:
-        return
-
-
-class _Gunzip:
-    """gzip members, one behind the other; zeros behind the last one are padding, as gzip(1) reads it."""
-
-    def __init__(self, sink: _Sink) -> None:
-        self._sink = sink
-        self._member = zlib.decompressobj(31)
-        self._started = False
-
-    def feed(self, piece: bytes) -> None:
-        while piece:
-            if self._member.eof:
-                self._member, self._started = zlib.decompressobj(31), False
-            if not self._started:
-                piece = piece.lstrip(b"\0")
-                self._started = bool(piece)
-            # bounded, so that a bomb is written to disk rather than held in memory
-            self._sink.write(self._member.decompress(piece, _PIECE))
-            piece = self._member.unconsumed_tail or self._member.unused_data
-
-    def finish(self) -> None:
-        if self._started and not self._member.eof:
-            raise FormatError("the gzip stream is cut short")
-
-
-class _Unzstd:
-    """zstd frames, one behind the other, skippable ones included."""
-
-    def __init__(self, sink: _Sink) -> None:
-        self._stream = zstandard.ZstdDecompressor().stream_writer(cast(IO[bytes], sink), closefd=False)
-
-    def feed(self, piece: bytes) -> None:
-        self._stream.write(piece)
-
-    def finish(self) -> None:
-        """A cut frame is found out by the digests, and where there are none, by the tar that it leaves."""
-
-
-_DECODERS: dict[Format, type[_Plain] | type[_Gunzip] | type[_Unzstd]] = {
-    Format.TAR: _Plain,
-    Format.TAR_GZIP: _Gunzip,
-    Format.TAR_ZSTD: _Unzstd,
-}
-
-
 class _Intake:
     """Takes a blob in pieces: hashes it, decompresses it, hashes and writes the tar."""
 
@@ -114,48 +38,32 @@ class _Intake:
         self._blob_hash = parse_digest(digest).hasher() if digest else None
         self._tar_algorithm = parse_digest(diff_id).algorithm if diff_id else "sha256"
         self._tar_hash = hashlib.new(self._tar_algorithm)
-        self._decoder: _Decoder | None = None
-        self._head = b""
-        self.format = Format.TAR
+        self._unpacker = Unpacker(self)
         self.size = 0
+
+    @property
+    def format(self) -> Format:
+        """How the blob is compressed; finish() first."""
+        return self._unpacker.format
 
     def feed(self, piece: bytes) -> None:
         """Take the next piece of the compressed blob. FormatError if it does not decompress."""
         self.size += len(piece)
         if self._blob_hash:
             self._blob_hash.update(piece)
-        if self._decoder is None:
-            self._head += piece
-            if len(self._head) < 4:
-                return
-            piece = self._head
-        self._decode(piece)
+        self._unpacker.feed(piece)
 
     def write(self, part: bytes, /) -> int:
-        """Take the next piece of the tar: for the decoder."""
+        """Take the next piece of the tar: for the unpacker."""
         self._tar_hash.update(part)
         return self._out.write(part)
 
-    def _begin(self) -> _Decoder:
-        self.format = next((kind for magic, kind in _MAGIC if self._head.startswith(magic)), Format.TAR)
-        return _DECODERS[self.format](self)
-
-    def _decode(self, piece: bytes) -> None:
-        if self._decoder is None:
-            self._decoder = self._begin()
-        try:
-            self._decoder.feed(piece)
-        except (zlib.error, zstandard.ZstdError) as error:
-            raise FormatError(f"the {self.format.value} stream is damaged: {error}") from error
-
     def finish(self, digest: str | None, diff_id: str | None) -> str:
         """Check both digests, where they are known; the tar's digest."""
-        if self._decoder is None:
-            self._decode(self._head)
+        self._unpacker.flush()
         if self._blob_hash and digest and self._blob_hash.hexdigest() != parse_digest(digest).hex:
             raise DigestMismatch("the layer's bytes do not match its digest")
-        assert self._decoder is not None
-        self._decoder.finish()
+        self._unpacker.finish()
         found = f"{self._tar_algorithm}:{self._tar_hash.hexdigest()}"
         if diff_id and found != diff_id:
             raise DigestMismatch(f"the layer's tar is {found}, but the image's config says {diff_id}")

@@ -29,8 +29,8 @@ class RealImage:
 
     @property
     def estargz(self) -> bool:
-        """Whether the layers are eStargz, whose times are whole seconds and whose names are UTF-8."""
-        return self.tag != "plain"
+        """Whether the layers' TOC has whole seconds, as stargz-snapshotter writes it."""
+        return self.tag not in ("plain", "zstd-skopeo")
 
 
 class RealImages:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benches.images import TAGS, repository
+from benches.images import FOREIGN_TAGS, TAGS, repository
 from benches.link import link
 from benches.mountinfo import mount_type
 from benches.mounts import crfs, crfs_program, daemons
@@ -32,7 +32,7 @@ def differences(image: RealImage, tmp_path: Path, untimed: frozenset[bytes] = fr
         return compare_trees(at, image.oracle, mtime_seconds=image.estargz, untimed=untimed)
 
 
-@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("tag", [*TAGS, *FOREIGN_TAGS])
 def test_quirks(tag: str, real_images: RealImages, tmp_path: Path) -> None:
     assert differences(real_images.get("quirks", tag), tmp_path, UNTIMED) == []
 
