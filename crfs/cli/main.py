@@ -16,6 +16,7 @@ from crfs.errors import CrfsError, UsageError
 COMMANDS = {
     "mount": "mount an image, read-only",
     "umount": "take a mount down",
+    "convert": "convert an image, for example to a format that is read lazily",
     "inspect": "show how each layer of an image can be read",
     "cache": "look at the cache, trim, verify or empty it",
     "demo": "mount and run a small image from a registry of its own",

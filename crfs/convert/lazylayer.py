@@ -69,7 +69,7 @@ class Options:
     than 0: then a member ends only once it holds that much, and readers need to know innerOffset (podman's don't).
     The `prioritized` names come first, for readers to prefetch (stargz has no way to say so, and keeps the order);
     entries must then be readable in any order. `level` is libdeflate's, or zstd's. `keep_tar`: the tar stays what
-    it was, to the byte; entries must then have their `raw` headers, and finish() needs what lay behind them.
+    it was, to the byte; entries must then have their `raw` headers. `ordered`: they have their landmark already.
     """
 
     kind: Kind = Kind.ESTARGZ
@@ -78,6 +78,7 @@ class Options:
     prioritized: tuple[str, ...] = ()
     level: int = 6
     keep_tar: bool = False
+    ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def write_layer(
         )
     writer = _Writer(out, options, pool)
     ordered = entries
-    if not options.keep_tar:
+    if not options.keep_tar and not options.ordered:
         ordered = drop_reserved(entries)
         if options.kind.has_landmark:
             ordered = with_landmark(ordered, options.prioritized)

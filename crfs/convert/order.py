@@ -25,7 +25,7 @@ def with_landmark(entries: Iterable[TarEntry], prioritized: Sequence[str]) -> It
     several entries of one name, only the last is kept then.
     """
     if not prioritized:
-        yield _landmark(NO_PREFETCH_LANDMARK)
+        yield landmark(NO_PREFETCH_LANDMARK)
         yield from entries
         return
     rest: dict[str, TarEntry] = {}
@@ -33,12 +33,12 @@ def with_landmark(entries: Iterable[TarEntry], prioritized: Sequence[str]) -> It
         rest.pop(entry.name, None)
         rest[entry.name] = entry
     for name in prioritized:
-        yield from _take(clean_name(name), rest)
-    yield _landmark(PREFETCH_LANDMARK)
+        yield from take(clean_name(name), rest)
+    yield landmark(PREFETCH_LANDMARK)
     yield from rest.values()
 
 
-def _take(name: str, rest: dict[str, TarEntry]) -> Iterator[TarEntry]:
+def take(name: str, rest: dict[str, TarEntry]) -> Iterator[TarEntry]:
     """`name` out of `rest`, after all that it needs."""
     parts = name.split("/")
     needed = ["", *("/".join(parts[:depth]) for depth in range(1, len(parts)))]
@@ -49,11 +49,11 @@ def _take(name: str, rest: dict[str, TarEntry]) -> Iterator[TarEntry]:
     if entry is None:
         return
     if entry.info.islnk():
-        yield from _take(clean_name(entry.info.linkname), rest)
+        yield from take(clean_name(entry.info.linkname), rest)
     yield entry
 
 
-def _landmark(name: str) -> TarEntry:
+def landmark(name: str) -> TarEntry:
     info = tarfile.TarInfo(name)
     info.size = len(_CONTENT)
     return TarEntry(info, lambda: BytesIO(_CONTENT))

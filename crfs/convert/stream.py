@@ -109,7 +109,7 @@ class LayerStream:
             self._put(b"")
         except _Stopped:
             return
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever reads gets it
             with contextlib.suppress(_Stopped):
                 self._put(error)
 
