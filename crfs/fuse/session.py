@@ -21,8 +21,11 @@ from crfs.fuse.unmount import unmount
 
 log = logging.getLogger(__name__)
 Operations = llfuse.Operations
-# Each read that waits for the network holds a worker; the others are for names, attributes and what is here.
-WORKERS = 64
+# How many threads handle requests. They pass one lock around and the kernel wakes them in turn, so each one more
+# makes a request cost more; but whatever waits for the network holds one, and the others are for what is here.
+NETWORK_WORKERS = 64
+# where nothing is waited for but disks
+DISK_WORKERS = 4
 # what the workers have to return in once everything that they wait for has been told to fail
 _STOP_SECONDS = 5
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
@@ -69,7 +72,7 @@ def interruptible() -> Iterator[None]:
 
 
 def serve(
-    mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None], *, workers: int = WORKERS
+    mountpoint: Path, ready: Callable[[], None], stop: Callable[[], None], *, workers: int = NETWORK_WORKERS
 ) -> None:
     """Answer requests until the file system is unmounted, or a signal calls `stop` and ends it; then unmount.
 

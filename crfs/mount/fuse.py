@@ -10,7 +10,7 @@ from pathlib import Path
 from crfs._native.index import Tree
 from crfs.errors import MountError
 from crfs.fuse.readonly import Reader, ReadOnly
-from crfs.fuse.session import WORKERS, Operations, open_session, serve
+from crfs.fuse.session import NETWORK_WORKERS, Operations, open_session, serve
 from crfs.mount.mountpoint import find_mount
 from crfs.mount.state import stated
 
@@ -58,6 +58,7 @@ def serve_operations(
     request: MountRequest,
     ready: Callable[[], None],
     stop: Callable[[], None],
+    workers: int = NETWORK_WORKERS,
 ) -> None:
     """Mount and serve.
 
@@ -74,4 +75,4 @@ def serve_operations(
                 known.enter_context(stated(mounted.device, request.mountpoint, request.source))
             ready()
 
-        serve(request.mountpoint, announce, stop, workers=WORKERS if request.threaded else 1)
+        serve(request.mountpoint, announce, stop, workers=workers if request.threaded else 1)

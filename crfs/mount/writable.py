@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 
+from crfs.fuse.session import DISK_WORKERS, NETWORK_WORKERS
 from crfs.fuse.view import PLAIN_VIEW, View
 from crfs.fuse.writable import Writable
 from crfs.mount.fuse import MountRequest, serve_operations
@@ -20,6 +21,7 @@ def serve_overlay(
     # modes are the caller's, who has applied his own umask
     os.umask(0)
     try:
-        serve_operations(Writable(overlay, view), request, ready, stop)
+        workers = DISK_WORKERS if overlay.is_local else NETWORK_WORKERS
+        serve_operations(Writable(overlay, view), request, ready, stop, workers)
     finally:
         overlay.close()

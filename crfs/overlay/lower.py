@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from crfs._native.index import Tree
 from crfs.overlay.attributes import Attributes
@@ -49,7 +49,12 @@ class OpenLower(Protocol):
 
 
 class Lower(Protocol):
-    """One lower tree. A handle names an object; OSError where it can't be read."""
+    """One lower tree. A handle names an object; OSError where it can't be read.
+
+    `is_local`: its bytes are on this machine.
+    """
+
+    is_local: ClassVar[bool]
 
     def root(self) -> Any: ...
 
@@ -97,6 +102,8 @@ class _OpenInode:
 
 class ImageLower:
     """An image's merged tree; a handle is its inode."""
+
+    is_local = False
 
     def __init__(self, tree: Tree, reader: ImageReader, root: int = 1) -> None:
         self._tree = tree
@@ -182,6 +189,8 @@ class _OpenFile:
 
 class DirectoryLower:
     """A directory on disk; a handle is the path below it, b"" for itself. Use open_directory()."""
+
+    is_local = True
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

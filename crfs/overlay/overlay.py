@@ -45,7 +45,10 @@ class UpperSpec:
 
 
 class Overlay:
-    """Operations on nodes by inode number. Each OSError is what the caller of the system call is told."""
+    """Operations on nodes by inode number. Each OSError is what the caller of the system call is told.
+
+    `is_local`: nothing is waited for but disks.
+    """
 
     def __init__(
         self, lowers: Sequence[Lower], spec: UpperSpec | None, number_bits: int | None = None
@@ -66,6 +69,7 @@ class Overlay:
         if spec is not None and self._upper is not None:
             copy_up = CopyUp(self._lookup, self._upper, self._table)
             self._names = Namespace(self._lookup, copy_up, self._upper, self._table, redirects=spec.redirects)
+        self.is_local = all(lower.is_local for lower in lowers)
         # whether fsync() is of any use
         self.syncs = spec is not None and not spec.volatile
         self.files = Files(self._lock, self._lookup, self._upper, copy_up, self._table)
