@@ -103,7 +103,7 @@ class _OpenInode:
 class ImageLower:
     """An image's merged tree; a handle is its inode."""
 
-    is_local = False
+    is_local: ClassVar[bool] = False
 
     def __init__(self, tree: Tree, reader: ImageReader, root: int = 1) -> None:
         self._tree = tree
@@ -190,7 +190,7 @@ class _OpenFile:
 class DirectoryLower:
     """A directory on disk; a handle is the path below it, b"" for itself. Use open_directory()."""
 
-    is_local = True
+    is_local: ClassVar[bool] = True
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

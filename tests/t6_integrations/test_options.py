@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crfs.fuse.session import DISK_WORKERS
 from tests.support.dockerregistry import need_programs
 from tests.support.mounting import mount_table, run_program, wait_until
 from tests.t6_integrations.fuseoverlayfs import OURS, PROGRAMS, THEIRS, failed, mounted, same
@@ -295,7 +296,7 @@ def test_threads(place: Path, options: str, single: bool) -> None:
 
     with mounted(OURS, place, f"{DIRECTORIES},{options}") as at:
         (at / "dir/file").write_text("served")
-        assert (threads() < 10) == single
+        assert (threads() < DISK_WORKERS) == single, threads()
 
 
 def test_what_nobody_knows(tmp_path: Path) -> None:
