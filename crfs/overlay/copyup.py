@@ -6,7 +6,6 @@ prepare().
 """
 
 import contextlib
-import errno
 import itertools
 import logging
 import os
@@ -58,8 +57,8 @@ class CopyUp:
         """A directory, symbolic link, device, fifo or socket is in the upper directory afterwards."""
         if node.upper:
             return
-        assert node.parent is not None
-        self.directory(node.parent)
+        if node.parent is not None:
+            self.directory(node.parent)
         self._small(node)
 
     def _small(self, node: Node) -> None:
@@ -76,10 +75,18 @@ class CopyUp:
         try:
             marked = self._dress(node, staged, shown)
             if not self._place(node, staged, marked):
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+                self._keep_nameless(node, staged)
         except OSError:
             self._upper.discard(staged)
             raise
+
+    def _keep_nameless(self, node: Node, staged: bytes) -> None:
+        """A copy of what has lost all names is only reached by who has it open."""
+        self._upper.hold_at(node, self._upper.work_fd, staged)
+        if node.is_dir:
+            node.upper_fd, node.held_fd = node.held_fd, -1
+        self._upper.discard(staged)
+        node.upper = True
 
     def _dress(self, node: Node, staged: bytes, shown: Attributes) -> bool:
         """Owner, extended attributes, mode and times, in the order in which none undoes another.
@@ -189,8 +196,7 @@ class CopyUp:
                 self._upper.discard(prepared.staged)
                 return
             if not self._place(node, prepared.staged, prepared.marked):
-                self._upper.discard(prepared.staged)
-                node.upper = True
+                self._keep_nameless(node, prepared.staged)
         except OSError:
             os.close(prepared.fd)
             self._upper.discard(prepared.staged)

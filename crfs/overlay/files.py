@@ -82,19 +82,14 @@ class Files:
     def _open_upper(self, node: Node, wants_write: bool) -> tuple[int, bool]:
         """For reading and writing where that may be, since a later handle may write."""
         assert self._upper is not None
-        if node.upper_fd >= 0:
-            path = b"/proc/self/fd/%d" % node.upper_fd
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC), True
-        if node.parent is None or node.name is None:
-            raise _fail(errno.ENOENT)
-        dir_fd = self._upper.dir_fd(node.parent)
-        flags = os.O_NOFOLLOW | os.O_CLOEXEC
+        path, follow = self._upper.reach(node)
+        flags = os.O_CLOEXEC if follow else os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            return os.open(node.name, os.O_RDWR | flags, dir_fd=dir_fd), True
+            return os.open(path, os.O_RDWR | flags), True
         except OSError as error:
             if wants_write or error.errno not in (errno.EACCES, errno.EROFS, errno.ETXTBSY, errno.EPERM):
                 raise
-            return os.open(node.name, os.O_RDONLY | flags, dir_fd=dir_fd), False
+            return os.open(path, os.O_RDONLY | flags), False
 
     def release(self, node: Node) -> None:
         """One handle fewer; with the last one the files behind it are closed."""
@@ -216,7 +211,7 @@ class Files:
         """A symbolic link's target."""
         with self._lock:
             if node.upper and self._upper:
-                return os.readlink(self._upper.path(node))
+                return self._upper.readlink(node)
             lower, found = node.lowers[0]
             return lower.readlink(found.handle)
 
@@ -283,6 +278,14 @@ class Files:
             raise _fail(errno.EOPNOTSUPP)
         if is_private(name):
             raise _fail(errno.EPERM)
+
+
+def let_go(node: Node) -> None:
+    """Close all that leads to what is no directory."""
+    close_files(node)
+    if node.held_fd >= 0:
+        os.close(node.held_fd)
+        node.held_fd = -1
 
 
 def close_files(node: Node) -> None:

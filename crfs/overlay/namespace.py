@@ -152,6 +152,7 @@ class Namespace:
         node = self._found(parent, name)
         if node.is_dir:
             raise _fail(errno.EISDIR)
+        self._upper.hold(node)
         if self._lookup.lower_parts(parent.lowers, name):
             self._copy_up.directory(parent)
             self._upper.white_out(parent, name)
@@ -212,8 +213,9 @@ class Namespace:
         covers_lower = bool(self._lookup.lower_parts(new_parent.lowers, new))
         if node.is_dir:
             self._mark_moved(node, covers_lower)
-        if target is not None and target.is_dir and target.upper:
-            self._clear(target)
+        if target is not None and target.upper:
+            if target.is_dir:
+                self._clear(target)
             self._upper.hold(target)
         self._move(node, old_parent, old, new_parent, new, hides_lower)
         if node.is_dir:

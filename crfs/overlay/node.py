@@ -28,6 +28,7 @@ class Node:
 
     __slots__ = (
         "children",
+        "held_fd",
         "impure",
         "ino",
         "lower_file",
@@ -63,6 +64,8 @@ class Node:
         self.redirect: bytes | None = None
         # a directory's descriptor, or an open file's
         self.upper_fd = -1
+        # what leads to an upper object that has no name left (O_PATH); a directory has it in `upper_fd`
+        self.held_fd = -1
         self.writable_fd = False
         self.lower_file: OpenLower | None = None
         # what listxattr last said; None where it has to be asked

@@ -16,7 +16,7 @@ from crfs.errors import MountError
 from crfs.formats.overridestat import XattrPermissions
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
-from crfs.overlay.files import Files, close_files
+from crfs.overlay.files import Files, let_go
 from crfs.overlay.lookup import Lookup
 from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
 from crfs.overlay.namespace import Namespace
@@ -120,7 +120,7 @@ class Overlay:
         for gone in self._table.drop(node):
             if gone.is_dir and gone.upper and self._upper is not None:
                 self._upper.let_go(gone)
-            close_files(gone)
+            let_go(gone)
 
     def parent(self, ino: int) -> int:
         """The number of a directory's parent."""

@@ -71,9 +71,21 @@ class Upper:
         return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.dir_fd(node))
 
     def hold(self, node: Node) -> None:
-        """Before a directory is removed that somebody refers to: open what soon nothing else will lead to."""
-        if node.upper and node.nlookup:
+        """Before a name goes of something that somebody refers to: open what soon nothing else may lead to.
+
+        A program may be about to open or change it, or have a fifo open, or have opened it with O_PATH.
+        """
+        if not (node.upper and node.nlookup):
+            return
+        if node.is_dir:
             self.dir_fd(node)
+        elif node.upper_fd < 0 and node.held_fd < 0 and node.parent is not None and node.name is not None:
+            self.hold_at(node, self.dir_fd(node.parent), node.name)
+
+    @staticmethod
+    def hold_at(node: Node, fd: int, name: bytes) -> None:
+        """The same for what an open directory has under a name."""
+        node.held_fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
 
     def keep(self, node: Node) -> None:
         """A directory has been removed: what hold() opened stays open until the node is dropped."""
@@ -138,6 +150,8 @@ class Upper:
         """What is on disk."""
         if node.upper_fd >= 0:
             return os.fstat(node.upper_fd)
+        if node.held_fd >= 0:
+            return os.fstat(node.held_fd)
         if node.parent is None or node.name is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return os.stat(node.name, dir_fd=self.dir_fd(node.parent), follow_symlinks=False)
@@ -152,8 +166,8 @@ class Upper:
         if node.parent is not None and node.name is not None:
             source_fd = self.dir_fd(node.parent)
             os.link(node.name, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
-        elif node.upper_fd >= 0:
-            os.link(b"/proc/self/fd/%d" % node.upper_fd, name, dst_dir_fd=dir_fd, follow_symlinks=True)
+        elif node.upper_fd >= 0 or node.held_fd >= 0:
+            os.link(self.reach(node)[0], name, dst_dir_fd=dir_fd, follow_symlinks=True)
         else:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
@@ -161,11 +175,19 @@ class Upper:
         """A path of an upper object, open or nameless ones too, and whether it has to be followed."""
         if node.is_file and node.upper_fd >= 0:
             return b"/proc/self/fd/%d" % node.upper_fd, True
+        if node.held_fd >= 0:
+            return b"/proc/self/fd/%d" % node.held_fd, True
         if not node.is_orphan:
             return self.path(node), False
         if node.upper_fd >= 0:
             return b"/proc/self/fd/%d/." % node.upper_fd, False
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def readlink(self, node: Node) -> bytes:
+        """A symbolic link's target."""
+        if node.held_fd >= 0:
+            return os.readlink(b"", dir_fd=node.held_fd)
+        return os.readlink(self.path(node))
 
     def attributes(self, node: Node) -> Attributes:
         """What stat shows."""

@@ -64,7 +64,7 @@ def copied(side: Side, to: Path) -> Path:
     return to
 
 
-@pytest.mark.parametrize("seed", [1,6,7,8])
+@pytest.mark.parametrize("seed", [1, 6, 7, 8])
 def test_tree_is_one_afterwards(arena: Arena, overlay: Mounter, seed: int) -> None:
     base = arena.new_directory()
     with mounted(overlay, arena, build([deep, middle], base), base) as side:
