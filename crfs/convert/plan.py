@@ -44,7 +44,7 @@ _PLAIN = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The options of a conversion; see docs/convert.md. `level` None: the format's own."""
+    """The options of a conversion, as `crfs convert --help` tells them. `level` None: the format's own."""
 
     format: LayerFormat = LayerFormat.ESTARGZ
     dialect: Dialect = Dialect.PODMAN
