@@ -33,6 +33,9 @@ def session_options(request: MountRequest) -> list[str]:
     """The options for libfuse: as root, everyone may look and setuid and device files count, as on disk."""
     source = request.source.replace("\\", "\\\\").replace(",", "\\,")
     options = [f"fsname={source}", "subtype=crfs", "rw" if request.writable else "ro", "default_permissions"]
+    if request.writable:
+        # else libfuse 2 has the kernel send no more than a page at a time
+        options.append("big_writes")
     if os.geteuid() == 0:
         options += ["suid", "dev"]
         # libfuse takes only one of the two
