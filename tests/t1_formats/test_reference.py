@@ -149,7 +149,7 @@ def test_other_sources(text: str, source: object) -> None:
         "docker:alpine",
         "docker:/alpine",
         "ftp://h/x",
-        "docker-archive:x.tar",
+        "docker-archive:",
         "containers-storage:x",
         "oci:",
         "oci::x",
