@@ -76,8 +76,12 @@ class Files:
             return
         fd, writable = self._open_upper(node, wants_write)
         if node.upper_fd >= 0:
-            os.close(node.upper_fd)
-        node.upper_fd, node.writable_fd = fd, writable
+            # in its place: somebody may be reading from it
+            os.dup2(fd, node.upper_fd, inheritable=False)
+            os.close(fd)
+        else:
+            node.upper_fd = fd
+        node.writable_fd = writable
 
     def _open_upper(self, node: Node, wants_write: bool) -> tuple[int, bool]:
         """For reading and writing where that may be, since a later handle may write."""

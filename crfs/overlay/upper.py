@@ -73,13 +73,14 @@ class Upper:
     def hold(self, node: Node) -> None:
         """Before a name goes of something that somebody refers to: open what soon nothing else may lead to.
 
-        A program may be about to open or change it, or have a fifo open, or have opened it with O_PATH.
+        A program may be about to open or change it, or have a fifo open, or have opened it with O_PATH; what it has
+        open now it may close before that.
         """
         if not (node.upper and node.nlookup):
             return
         if node.is_dir:
             self.dir_fd(node)
-        elif node.upper_fd < 0 and node.held_fd < 0 and node.parent is not None and node.name is not None:
+        elif node.held_fd < 0 and node.parent is not None and node.name is not None:
             self.hold_at(node, self.dir_fd(node.parent), node.name)
 
     @staticmethod
