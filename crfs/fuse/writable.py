@@ -25,6 +25,9 @@ from crfs.overlay.ownership import Owner
 
 R = TypeVar("R")
 _DIR = stat.S_IFDIR
+# When an answer about a directory crosses a change in it, the kernel may take the old times for the new ones. It
+# counts the versions of what is written to, but not of directories: these are asked about again.
+_DIRECTORY_SECONDS = 1.0
 
 
 def _unlocked(work: Callable[[], R]) -> R:
@@ -39,6 +42,8 @@ class Writable(llfuse.Operations):
         super().__init__()
         self._overlay = overlay
         self._view = view
+        bound = _DIRECTORY_SECONDS if overlay.is_writable else view.timeout_seconds
+        self._directory_seconds = min(bound, view.timeout_seconds)
         self._no_entry = no_entry()
         self._no_entry.entry_timeout = view.timeout_seconds
         self._dirent = llfuse.EntryAttributes()
@@ -53,7 +58,7 @@ class Writable(llfuse.Operations):
         made.st_ino = node.ino
         made.generation = 0
         made.entry_timeout = view.timeout_seconds
-        made.attr_timeout = view.timeout_seconds
+        made.attr_timeout = self._directory_seconds if node.is_dir else view.timeout_seconds
         made.st_mode = shown.mode
         made.st_nlink = 1 if view.static_nlink and stat.S_ISDIR(shown.mode) else shown.nlink
         made.st_uid = view.uids.to_shown(shown.uid)

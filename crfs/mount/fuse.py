@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ def serve_operations(
     """
     if not os.path.exists("/dev/fuse"):
         raise MountError("/dev/fuse is missing: load the fuse module, or give the container the device")
+    _allow_open_files()
     open_session(operations, request.mountpoint, session_options(request))
     with contextlib.ExitStack() as known:
 
@@ -79,3 +81,9 @@ def serve_operations(
             ready()
 
         serve(request.mountpoint, announce, stop, workers=workers if request.threaded else 1)
+
+
+def _allow_open_files() -> None:
+    """As many as may be: each open file of the mount, and each that is referred to without a name, holds one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -74,6 +74,11 @@ class Overlay:
         self.syncs = spec is not None and not spec.volatile
         self.files = Files(self._lock, self._lookup, self._upper, copy_up, self._table)
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether there is an upper directory."""
+        return self._upper is not None
+
     def close(self) -> None:
         """Let go of the upper directory; what is staged in the work directory is removed."""
         with self._lock:
