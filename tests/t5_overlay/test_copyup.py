@@ -83,7 +83,7 @@ def test_two_that_share_a_work_directory(tmp_path: Path, caplog: pytest.LogCaptu
     (tmp_path / "lower").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "lower" / name).write_text(name)
-    staged = tmp_path / "work/work/left-over"
+    staged = tmp_path / "work" / "work" / "left-over"
     with opened([tmp_path / "lower"], tmp_path) as first:
         staged.write_text("half of something")
         first.unlink(b"a")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.support.fsops import HandleStat, Step
+from tests.support.fsops import Failed, HandleSetXattr, HandleStat, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,20 @@ def _has_no_name(step: Step, got: object, wanted: object) -> bool:
     return got.replace(" nlink=0 ", " nlink=1 ") == wanted
 
 
+def _is_set_on_a_removed_directory(step: Step, got: object, wanted: object) -> bool:
+    return isinstance(step, HandleSetXattr) and got == "ok" and wanted == Failed("ENOTDIR")
+
+
 DIVERGENCES = (
     Divergence(
         "an open file of a lower directory, without a name",
         "the kernel's answers with the lower file's link count; POSIX and crfs say 0",
         _has_no_name,
+    ),
+    Divergence(
+        "an xattr of an open lower directory that has been removed",
+        "the kernel's can't copy up what has no place any more; by POSIX what is open can be changed",
+        _is_set_on_a_removed_directory,
     ),
 )
 

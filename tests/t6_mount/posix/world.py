@@ -16,8 +16,6 @@ TOO_LONG = b"n" * 256
 # with the directory of a case before it
 _PATH_MAX = 4096
 _DEVICES = {stat.S_IFCHR: (1, 3), stat.S_IFBLK: (7, 200)}
-# as many symbolic links as a path may have (path_resolution(7))
-_CHAIN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +158,3 @@ def _make(path: bytes, thing: Thing, root: bytes) -> None:
     os.lchown(path, *thing.owner)
     if kind != LINK:
         os.chmod(path, stat.S_IMODE(thing.mode))
-
-
-def make_chain(root: bytes) -> None:
-    """Symbolic links to symbolic links, `_CHAIN` of which are as many as may be."""
-    with open(os.path.join(root, b"chain0"), "wb") as file:
-        file.write(b"bytes\n")
-    for number in range(1, _CHAIN + 2):
-        os.symlink(b"chain%d" % (number - 1), os.path.join(root, b"chain%d" % number))
