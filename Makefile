@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
 TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun buildah strace
-BENCH_PACKAGES := $(TEST_PACKAGES) squashfs-tools squashfuse
+BENCH_PACKAGES := $(TEST_PACKAGES) squashfs-tools squashfuse git
 
 .PHONY: all demo test bench deps test-deps bench-deps install clean
 

@@ -150,6 +150,38 @@ def _rows(figure: Figure, count: int) -> list[Axes]:
     return [figure.add_subplot(count, 1, number) for number in range(1, count + 1)]
 
 
+def writes(answer: Answer) -> Figure:
+    """Seconds of each way to write, a group of bars for each, on a logarithmic axis."""
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    peers = {name: peer.measures for name, peer in answer.cases[0].peers.items() if peer.measures}
+    names = list(next(iter(peers.values())))
+    width = 0.8 / len(peers)
+    for number, (peer, measures) in enumerate(peers.items()):
+        found = [measures[name] for name in names]
+        reach = [[it.median - it.min for it in found], [it.max - it.median for it in found]]
+        at = [place + number * width for place in range(len(names))]
+        medians = [it.median for it in found]
+        axes.bar(at, medians, width, yerr=reach, capsize=2, color=colour(peer), label=peer)
+    middle = 0.4 - width / 2
+    axes.set_xticks(
+        [place + middle for place in range(len(names))], [_WRITES.get(name, name) for name in names]
+    )
+    axes.set(yscale="log", ylabel="seconds, from least to most (whiskers)")
+    axes.grid(visible=True, axis="y", which="both", alpha=0.25)
+    axes.legend(fontsize=8)
+    figure.suptitle("Writing to an image's tree")
+    return figure
+
+
+_WRITES = {
+    "untar_s": "untar\n20,000 files",
+    "rm_new_s": "rm -rf\nof these",
+    "clone_s": "git clone",
+    "append_s": "append to\n100 lower files",
+    "chmod_s": "chmod -R of\n10,000 lower files",
+    "rm_lower_s": "rm -rf of\n13,000 lower names",
+}
 _DRAWERS: dict[str, Callable[[Answer], Figure]] = {
     "start": starts,
     "scale_start": scale_starts,
@@ -165,4 +197,5 @@ _DRAWERS: dict[str, Callable[[Answer], Figure]] = {
         ("first_pss_bytes", "memory, PSS (bytes)"),
     ),
     "timeline": timeline,
+    "write": writes,
 }

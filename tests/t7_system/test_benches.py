@@ -22,11 +22,14 @@ from benches.link import WAN, Pace, Shape
 from benches.machine import machine
 from benches.mountinfo import mounts_below, parse
 from benches.peers.peer import NotHere
+from benches.peers.writers import Stack, Writer
 from benches.processes import naming
 from benches.question import Asking, Case
+from benches.questions import write
 from benches.runner import Panel
 from benches.stats import Samples, summarize
 from tests.support.dockerregistry import need_programs, need_root
+from tests.support.mounting import need_fuse
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,6 +196,38 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
     assert draw_all([_answer()], tmp_path) == ["start.svg"]
     assert ElementTree.parse(tmp_path / "start.svg").getroot().tag.endswith("svg")
     assert (tmp_path / "start.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_writes_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benches.draw.plots import draw_all
+
+    assert draw_all([_answer("write")], tmp_path) == ["write.svg"]
+
+
+@pytest.mark.parametrize("writer", write.PEERS, ids=lambda writer: writer.name)
+def test_writers_show_the_lower_ones_and_write_to_the_upper(tmp_path: Path, writer: Writer) -> None:
+    need_root()
+    need_fuse()
+    try:
+        writer.version()
+    except NotHere as error:
+        pytest.skip(str(error))
+    space = tmp_path / "space"
+    space.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "test", space], check=True)
+    try:
+        lowers = tuple(tmp_path / name for name in ("bottom", "top"))
+        for lower in lowers:
+            lower.mkdir()
+            (lower / "name").write_text(lower.name)
+        stack = Stack(lowers, space / "upper", space / "work")
+        with writer.mounted(stack, tmp_path / "tree") as mount:
+            assert (mount.path / "name").read_text() == "top"
+            (mount.path / "new").write_text("new")
+        assert (stack.upper / "new").read_text() == "new"
+    finally:
+        subprocess.run(["umount", space], check=True)
 
 
 @contextmanager
