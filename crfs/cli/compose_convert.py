@@ -3,11 +3,13 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from crfs.blobs.archive import ArchiveFiles, DockerArchiveImage
 from crfs.blobs.blob import ImageSource
@@ -97,14 +99,17 @@ def convert(
         return finish(place, lambda: converter.convert_image(opened, None if all_platforms else wanted))
 
 
-def finish(target: Target, work: Any) -> Report:
+def finish(target: Target, work: Callable[[], Report]) -> Report:
     """Do the work, then close the target; after a failure nothing of it is left."""
     try:
-        report: Report = work()
+        report = work()
         target.close()
     except BaseException:
         target.abort()
         raise
+    if isinstance(target, BlobFileTarget):
+        # there is no manifest: the file is the layer
+        report = msgspec.structs.replace(report, digest=report.images[0].layers[0].descriptor.digest)
     return report
 
 

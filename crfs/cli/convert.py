@@ -165,7 +165,7 @@ def print_report(report: "Report", *, json: bool, dry_run: bool = False) -> None
     from rich.filesize import decimal
 
     layers = [layer for image in report.images for layer in image.layers]
-    source = sum(layer.source_size or 0 for layer in layers)
+    source = sum(layer.source_size or layer.tar_size or 0 for layer in layers)
     size = sum(layer.descriptor.size for layer in layers)
     tar = sum(layer.tar_size or 0 for layer in layers)
     counts = {

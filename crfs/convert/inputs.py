@@ -81,7 +81,8 @@ class BlobInput:
         try:
             yield
         except FormatError as error:
-            raise FormatError(str(error) if self.name in str(error) else f"{self.name}: {error}") from error
+            told = str(error).startswith(f"{self.name}: ")
+            raise FormatError(str(error) if told else f"{self.name}: {error}") from error
 
 
 class _TreeEntries:

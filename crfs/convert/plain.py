@@ -22,7 +22,7 @@ _BLOCK = 512
 def write_plain(
     pieces: Iterable[bytes], out: Sink, media_type: str, pack: Pack, pool: Executor | None = None
 ) -> ConvertedLayer:
-    """Write the tar that comes in `pieces`. FormatError unless it begins as a tar does."""
+    """Write the tar that comes in `pieces`. FormatError unless it begins and ends as a tar does."""
     members = MemberWriter(out, pack, pool)
     head = b""
     for piece in pieces:
@@ -32,9 +32,11 @@ def write_plain(
             members.write(piece[at : at + _MEMBER])
             if members.inner_off >= _MEMBER:
                 members.cut()
-    _check_head(head[:_BLOCK])
-    members.flush()
     size = members.uncompressed_size
+    _check_head(head[:_BLOCK])
+    if size % _BLOCK:
+        raise FormatError("the tar is cut short: it is not made of whole blocks")
+    members.flush()
     return ConvertedLayer(media_type, members.digest, members.size, members.diff_id, size)
 
 

@@ -107,7 +107,7 @@ class RegistryTarget:
 
     def open_sink(self) -> "UploadSink":
         """See `Target`."""
-        return UploadSink(self._submit(self._push.open_upload()).result(), self._submit)
+        return UploadSink(self._push, self._submit)
 
     def put_manifest(self, body: bytes, media_type: str, name: bool) -> None:
         """See `Target`."""
@@ -127,11 +127,12 @@ class RegistryTarget:
 
 
 class UploadSink:
-    """Sends a chunk while the next one is made."""
+    """Sends a chunk while the next one is made; what fits into one is not sent where it is there already."""
 
-    def __init__(self, upload: BlobUpload, submit: Submit) -> None:
-        self._upload = upload
+    def __init__(self, push: RegistryPush, submit: Submit) -> None:
+        self._push = push
         self._submit = submit
+        self._upload: BlobUpload | None = None
         self._waiting = bytearray()
         self._sending: Future[None] | None = None
         self._done = False
@@ -144,9 +145,12 @@ class UploadSink:
 
     def finish(self, digest: str) -> None:
         """See `BlobSink`."""
-        self._send()
-        self._wait()
-        self._submit(self._upload.finish(digest)).result()
+        if self._upload is None:
+            self._submit(self._push.push_blob(bytes(self._waiting), digest)).result()
+        else:
+            self._send()
+            self._wait()
+            self._submit(self._upload.finish(digest)).result()
         self._done = True
 
     def abort(self) -> None:
@@ -156,10 +160,13 @@ class UploadSink:
         self._done = True
         with contextlib.suppress(CrfsError):
             self._wait()
-        self._submit(self._upload.cancel()).result()
+        if self._upload is not None:
+            self._submit(self._upload.cancel()).result()
 
     def _send(self) -> None:
         self._wait()
+        if self._upload is None:
+            self._upload = self._submit(self._push.open_upload()).result()
         self._sending = self._submit(self._upload.write(bytes(self._waiting)))
         self._waiting.clear()
 
@@ -245,10 +252,11 @@ class FileSink:
 
 
 class BlobFileTarget:
-    """A file for the one layer that there is; configs and manifests have no place in it."""
+    """A file for the one layer that there is, the first blob; configs and manifests have no place in it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._begun = False
 
     @property
     def name(self) -> str:
@@ -262,8 +270,11 @@ class BlobFileTarget:
         """See `Target`."""
         return False
 
-    def open_sink(self) -> FileSink:
+    def open_sink(self) -> "BlobSink":
         """See `Target`."""
+        if self._begun:
+            return _NullSink()
+        self._begun = True
         return FileSink(self._path.parent, lambda _digest: self._path)
 
     def put_manifest(self, body: bytes, media_type: str, name: bool) -> None:

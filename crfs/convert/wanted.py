@@ -49,7 +49,7 @@ class _Recorded(msgspec.Struct):
 def read_trace(path: Path) -> tuple[str, ...]:
     """The paths of a trace: one a line, or as `ctr-remote images optimize` records them; UsageError."""
     try:
-        lines = path.read_text("utf-8", "surrogateescape").splitlines()
+        lines = path.read_bytes().splitlines()
         found = [_traced(line.strip()) for line in lines if line.strip()]
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
@@ -58,8 +58,10 @@ def read_trace(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if name))
 
 
-def _traced(line: str) -> str:
-    return clean_name(msgspec.json.decode(line, type=_Recorded).path if line.startswith("{") else line)
+def _traced(line: bytes) -> str:
+    if line.startswith(b"{"):
+        return clean_name(msgspec.json.decode(line, type=_Recorded).path)
+    return clean_name(line.decode("utf-8", "surrogateescape"))
 
 
 def clean_globs(globs: Sequence[str]) -> tuple[str, ...]:

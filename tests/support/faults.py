@@ -367,7 +367,8 @@ class FaultProxy:
         self._loop.call_soon(self._released.clear)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read()
+        # read() of the request itself has a limit
+        body = await request.content.read()
         # a form's content counts as part of the path, so that faults and tests can look at it
         form = request.headers.get("Content-Type") == "application/x-www-form-urlencoded"
         path = request.raw_path + (f"?{body.decode()}" if form else "")
