@@ -80,12 +80,13 @@ class Authorizer(Protocol):
 class Response:
     """An answer whose body has not been read yet. Valid inside the `Http.open` that gave it."""
 
-    __slots__ = ("_limits", "_raw", "_stats", "headers", "moved", "status", "url", "what")
+    __slots__ = ("_host", "_limits", "_raw", "_stats", "headers", "moved", "status", "url", "what")
 
     def __init__(self, raw: aiohttp.ClientResponse, method: str, moved: bool, http: "Http") -> None:
         self._raw = raw
         self._limits = http.limits
         self._stats = http.stats
+        self._host = authority(raw.url)
         self.what: str = describe(method, raw.url)  # method and masked URL, for messages
         self.status: int = raw.status
         self.headers: Mapping[str, str] = raw.headers  # names are case-insensitive
@@ -104,7 +105,7 @@ class Response:
                 piece = await self._raw.content.readany()
             if not piece:
                 return
-            self._stats.bytes += len(piece)
+            self._stats.received(self._host, len(piece))
             yield piece
 
     async def read(self, limit: int) -> bytes:
@@ -196,7 +197,7 @@ class Http:
 
     async def send(self, request: Request, url: URL, authorization: str | None) -> aiohttp.ClientResponse:
         """One request, one answer, nothing followed; the caller releases it."""
-        self.stats.requests += 1
+        self.stats.sent(authority(url))
         headers = dict(request.headers)
         if authorization is not None:
             headers["Authorization"] = authorization

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crfs.blobs.fetchloop import FetchLoop
     from crfs.blobs.http import Http
     from crfs.blobs.ranges import RangeFetcher
+    from crfs.blobs.transport import Stats
 
 T = TypeVar("T")
 _CLOSE_SECONDS = 2.0
@@ -50,6 +51,11 @@ class Network:
     @http.setter
     def http(self, http: "Http") -> None:
         self._http = http
+
+    @property
+    def stats(self) -> "Stats | None":
+        """What has been sent and received; None while nothing has. Any thread."""
+        return self._http.stats if self._http is not None else None
 
     async def fetch(self, blob: Blob, start: int, end: int, *, urgent: bool = True) -> bytes:
         """The bytes [start, end) of a blob; see RangeFetcher.fetch(). Fetch loop."""

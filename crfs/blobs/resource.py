@@ -75,6 +75,9 @@ class HttpResource:
         self._retry = retry
         self._etag: str | None = None
         self._warned = False
+        # its digest, of a registry's
+        _, at, digest = name.rpartition("@sha")
+        self._blob = f"sha{digest}" if at else name
 
     async def fetch_range(self, start: int, end: int) -> bytes:
         """Exactly the bytes of [start, end); see `Blob.fetch_range`."""
@@ -147,6 +150,7 @@ class HttpResource:
             position = await self._begin(response, start, end)
             async with contextlib.aclosing(response.iter_body()) as pieces:
                 async for piece in pieces:
+                    self._http.stats.received_of(self._blob, len(piece))
                     skip = max(0, start - position)
                     position += len(piece)
                     self._check_length(position)
@@ -202,6 +206,7 @@ class HttpResource:
             if (found.first, found.last) != (max(0, found.total - size), found.total - 1):
                 return None
             body = await response.read(size)
+            self._http.stats.received_of(self._blob, len(body))
             if len(body) != min(size, found.total):
                 raise TransientError(f"{response.what}: the answer was cut short")
             return body
@@ -227,6 +232,7 @@ class HttpResource:
         total = 0
         async with contextlib.aclosing(response.iter_body()) as pieces:
             async for piece in pieces:
+                self._http.stats.received_of(self._blob, len(piece))
                 total += len(piece)
                 tail += piece
                 if len(tail) > 2 * size + (1 << 20):

@@ -41,13 +41,47 @@ class TlsError(TransportError):
 
 
 @dataclass(slots=True)
+class HostStats:
+    """What went to and came from one `HOST[:PORT]`: requests sent, body bytes received."""
+
+    requests: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
 class Stats:
-    """Since the start: requests sent, answers and body bytes received, tries after a failure."""
+    """Since the start: requests sent, answers and body bytes received, tries after a failure.
+
+    Only the fetch loop counts; any thread may look. `blobs` are bytes by what a blob is called, which is its digest
+    where it has one; other bytes (manifests, tokens, redirects) belong to no blob.
+    """
 
     requests: int = 0
     answers: int = 0
     bytes: int = 0
     retries: int = 0
+    hosts: dict[str, HostStats] = field(default_factory=dict)
+    blobs: dict[str, int] = field(default_factory=dict)
+
+    def sent(self, host: str) -> None:
+        """A request goes out."""
+        self.requests += 1
+        self._host(host).requests += 1
+
+    def received(self, host: str, size: int) -> None:
+        """A piece of a body has come."""
+        self.bytes += size
+        self._host(host).bytes += size
+
+    def received_of(self, blob: str, size: int) -> None:
+        """Bytes, counted already, are those of a blob."""
+        self.blobs[blob] = self.blobs.get(blob, 0) + size
+
+    def _host(self, name: str) -> HostStats:
+        found = self.hosts.get(name)
+        if found is None:
+            found = self.hosts[name] = HostStats()
+        return found
 
 
 @dataclass(frozen=True, slots=True)

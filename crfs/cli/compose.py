@@ -17,8 +17,10 @@ from crfs.formats.manifest import Descriptor
 from crfs.formats.reference import ImageReference, Source
 from crfs.image.ahead import Ahead
 from crfs.image.chunks import ChunkLoader
+from crfs.image.counters import Counters
 from crfs.image.kept import KeptTree, find_manifest, load_tree, store_tree
 from crfs.image.reader import ImageReader
+from crfs.image.report import Report, Watched, report_images
 from crfs.image.trace import Recorder
 from crfs.layers.layer import Layer, Trust
 
@@ -36,6 +38,13 @@ class OpenedImage:
     layers: Sequence[Layer]
     tree: Tree
     reader: ImageReader
+    counters: Counters
+
+
+def report_of(services: Services, images: Sequence[OpenedImage]) -> Report:
+    """What is to be told of the images of one mount, at this moment; any thread."""
+    watched = [Watched(image.digest, image.layers, image.counters) for image in images]
+    return report_images(watched, services.network.stats)
 
 
 def open_image(services: Services, settings: Settings, source: Source) -> OpenedImage:
@@ -52,7 +61,9 @@ def open_image(services: Services, settings: Settings, source: Source) -> Opened
         name, digest = resolved.name, resolved.digest
         if kept is None:
             kept = KeptTree(_merge(services, resolved.name, digest, resolved.layers), resolved.layers)
-    return OpenedImage(name, digest, kept.layers, kept.tree, _open_reader(services, settings, kept, digest))
+    counters = Counters(len(kept.layers))
+    reader = _open_reader(services, settings, kept, digest, counters)
+    return OpenedImage(name, digest, kept.layers, kept.tree, reader, counters)
 
 
 def _find_kept(
@@ -103,7 +114,9 @@ def _merge(services: Services, name: str, digest: str | None, layers: Sequence[L
     return Tree(image, sound=True)
 
 
-def _open_reader(services: Services, settings: Settings, kept: KeptTree, digest: str | None) -> ImageReader:
+def _open_reader(
+    services: Services, settings: Settings, kept: KeptTree, digest: str | None, counters: Counters
+) -> ImageReader:
     pages = PageCache(PAGE_CACHE_BYTES)
     loader = ChunkLoader(
         kept.tree, kept.layers, pages, services.store, services.network, services.pool, services.idle
@@ -128,4 +141,5 @@ def _open_reader(services: Services, settings: Settings, kept: KeptTree, digest:
         services.pool,
         READ_SECONDS,
         recorder.touch,
+        counters,
     )

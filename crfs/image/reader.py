@@ -15,6 +15,7 @@ from crfs._native.pagecache import PageCache
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError
 from crfs.image.chunks import ChunkLoader
+from crfs.image.counters import Counters
 from crfs.image.libraries import Libraries
 from crfs.image.objects import ObjectsAhead
 from crfs.image.prefetch import NOTHING, Along, Prefetch
@@ -28,7 +29,8 @@ _LOOK_SECONDS = 0.2
 class ImageReader:
     """read() and find_cached() over one tree. `wait_seconds` bounds what one read waits for one chunk.
 
-    `pool` is where what is read ahead of a program's loader is looked for; `touch` is told of each chunk that is read.
+    `pool` is where what is read ahead of a program's loader is looked for; `touch` is told of each chunk that is read;
+    `counters` count what readers get and wait for.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ImageReader:
         pool: Executor,
         wait_seconds: float,
         touch: Callable[[int], None] = lambda chunk: None,
+        counters: Counters | None = None,
     ) -> None:
         self._tree = tree
         self._layers = layers
@@ -49,6 +52,7 @@ class ImageReader:
         self._loader = loader
         self._wait_seconds = wait_seconds
         self._touch = touch
+        self._counters = counters or Counters(len(layers))
         self._prefetch = Prefetch(tree)
         self._objects = ObjectsAhead(tree, Libraries(tree, self._read_here), self._start_object, pool)
         self._may_lose_belief = any(layer.trust is Trust.BACKGROUND for layer in layers)
@@ -74,11 +78,13 @@ class ImageReader:
         if len(spans) != 1 or spans[0][0] < 0:
             return None if spans else b""
         chunk, start, end = spans[0]
-        if self._may_lose_belief and self._layers[self._tree.chunk(chunk).layer].health.failure:
+        layer = self._tree.chunk(chunk).layer
+        if self._may_lose_belief and self._layers[layer].health.failure:
             return None
         data = self._pages.read(chunk, start, end - start)
         if data is not None:
             self._touch(chunk)
+            self._counters.cached(layer, len(data))
             if off == 0:
                 self._objects.first_read(inode, data)
         return data
@@ -118,6 +124,7 @@ class ImageReader:
             raise CrfsError(layer.health.failure)
         tar = self._tars.get(place.layer)
         if tar is not None:
+            self._counters.cached(place.layer, end - start)
             return _pread(tar, place, start, end)
         ahead = self._prefetch.ahead(inode, chunk)
         data = self._find_chunk(place, start, end)
@@ -126,8 +133,9 @@ class ImageReader:
             self._start(number)
         if flight is None:
             assert data is not None
+            self._counters.cached(place.layer, len(data))
             return data
-        return self._wait(flight, given_up)[start:end]
+        return self._wait_counted(place.layer, end - start, flight, given_up)[start:end]
 
     def _find_chunk(self, place: Chunk, start: int, end: int) -> bytes | None:
         data = self._pages.read(place.id, start, end - start)
@@ -163,6 +171,22 @@ class ImageReader:
         if place.digest and self._store.has_chunk(place.digest):
             return None
         return self._loader.load(chunk, along, urgent=False)
+
+    def _wait_counted(
+        self, layer: int, size: int, flight: Future[bytes], given_up: Callable[[], bool]
+    ) -> bytes:
+        """The chunk, of which the reader gets `size` bytes."""
+        if flight.done():
+            data = flight.result()
+            self._counters.cached(layer, size)
+            return data
+        began, got = time.monotonic(), 0
+        try:
+            data = self._wait(flight, given_up)
+            got = size
+        finally:
+            self._counters.stalled(layer, got, time.monotonic() - began)
+        return data
 
     def _wait(self, flight: Future[bytes], given_up: Callable[[], bool]) -> bytes:
         deadline = time.monotonic() + self._wait_seconds
