@@ -20,6 +20,7 @@ KERNELS: dict[str, list[str]] = {
     "union": [],
     "index": [],
     "pagecache": [],
+    "turns": [],
 }
 
 
@@ -35,6 +36,8 @@ def extension(name: str, libraries: list[str]) -> Extension:
         [f"pyx/{name}.pyx"],
         language="c++",
         libraries=libraries,
+        # for what a kernel shows to the dynamic linker
+        define_macros=[("CYTHON_EXTERN_C", 'extern "C"')],
         extra_compile_args=flags,
     )
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import llfuse
 
 from crfs._native.index import Tree
+from crfs._native.turns import hand_over
 from crfs.fuse import reply
 from crfs.fuse.handler import handler
 from crfs.fuse.requester import has_left, listable
@@ -105,6 +106,7 @@ class ReadOnly(llfuse.Operations):
         inode, opener = self._files[fh]
         data = self._reader.find_cached(inode, off, size)
         if data is None:
+            hand_over()
             with llfuse.lock_released:
                 data = self._reader.read(inode, off, size, functools.partial(has_left, opener))
         return data

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import llfuse
 
+from crfs._native.turns import hand_over
 from crfs.fuse.handler import handler
 from crfs.fuse.reply import no_entry
 from crfs.fuse.requester import is_dying, listable
@@ -20,7 +21,7 @@ from crfs.fuse.view import View
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.files import Changes
 from crfs.overlay.node import Node
-from crfs.overlay.overlay import Overlay
+from crfs.overlay.overlay import SMALL, Overlay
 from crfs.overlay.ownership import Owner
 
 R = TypeVar("R")
@@ -31,6 +32,7 @@ _DIRECTORY_SECONDS = 1.0
 
 
 def _unlocked(work: Callable[[], R]) -> R:
+    hand_over()
     with llfuse.lock_released:
         return work()
 
@@ -112,9 +114,13 @@ class Writable(llfuse.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         asked_by = self._asked_by(ctx)
-        if node.upper:
-            return self._entry(node, self._overlay.files.change(node, changes, asked_by))
-        return self._entry(node, _unlocked(lambda: self._overlay.files.change(node, changes, asked_by)))
+        return self._entry(
+            node, self._near(node, lambda: self._overlay.files.change(node, changes, asked_by))
+        )
+
+    def _near(self, node: Node, work: Callable[[], R]) -> R:
+        """Work that copies a node up, where need be: with the lock held if that takes no longer than to drop it."""
+        return work() if self._overlay.is_near(node) else _unlocked(work)
 
     @handler
     def readlink(self, inode: int, ctx: llfuse.RequestContext) -> bytes:
@@ -147,7 +153,10 @@ class Writable(llfuse.Operations):
         self, inode: int, new_parent: int, new_name: bytes, ctx: llfuse.RequestContext
     ) -> llfuse.EntryAttributes:
         asked_by = self._asked_by(ctx)
-        return self._entry(*_unlocked(lambda: self._overlay.link(inode, new_parent, new_name, asked_by)))
+        node = self._overlay.node(inode)
+        return self._entry(
+            *self._near(node, lambda: self._overlay.link(inode, new_parent, new_name, asked_by))
+        )
 
     @handler
     def unlink(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> None:
@@ -181,7 +190,7 @@ class Writable(llfuse.Operations):
     def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
         node = self._overlay.node(inode)
         asked_by = self._asked_by(ctx)
-        _unlocked(lambda: self._overlay.files.open(node, flags, asked_by))
+        self._near(node, lambda: self._overlay.files.open(node, flags, asked_by))
         return self._new_file(node, ctx)
 
     @handler
@@ -194,6 +203,8 @@ class Writable(llfuse.Operations):
     @handler
     def write(self, fh: int, off: int, buf: bytes) -> int:
         node, _ = self._files[fh]
+        if len(buf) <= SMALL:
+            return self._overlay.files.write(node, off, buf)
         return _unlocked(lambda: self._overlay.files.write(node, off, buf))
 
     @handler
@@ -284,14 +295,14 @@ class Writable(llfuse.Operations):
         self._need_xattrs()
         node = self._overlay.node(inode)
         asked_by = self._asked_by(ctx)
-        _unlocked(lambda: self._overlay.files.setxattr(node, name, value, 0, asked_by))
+        self._near(node, lambda: self._overlay.files.setxattr(node, name, value, 0, asked_by))
 
     @handler
     def removexattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext) -> None:
         self._need_xattrs()
         node = self._overlay.node(inode)
         asked_by = self._asked_by(ctx)
-        _unlocked(lambda: self._overlay.files.removexattr(node, name, asked_by))
+        self._near(node, lambda: self._overlay.files.removexattr(node, name, asked_by))
 
     @handler
     def access(self, inode: int, mode: int, ctx: llfuse.RequestContext) -> bool:

@@ -40,6 +40,7 @@ class Node:
         "others",
         "parent",
         "redirect",
+        "size",
         "upper",
         "upper_fd",
         "upper_ino",
@@ -60,6 +61,8 @@ class Node:
         self.nlookup = 0
         self.opens = 0
         self.impure = False
+        # when the kernel was last told; of a lower file it stays the same
+        self.size = 0
         # where a directory that was moved has its lower parts, from the root of the lower trees on
         self.redirect: bytes | None = None
         # a directory's descriptor, or an open file's

@@ -25,6 +25,9 @@ from crfs.overlay.numbers import Numbers, PlainNumbers
 from crfs.overlay.ownership import Owner, upper_ownership
 from crfs.overlay.upper import Upper, open_upper
 
+# bytes that are copied as quickly as others are let in meanwhile
+SMALL = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class UpperSpec:
@@ -99,6 +102,10 @@ class Overlay:
         except KeyError:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
 
+    def is_near(self, node: Node) -> bool:
+        """Whether nobody has to wait for long while a node is copied up: it is, or is small and on this machine."""
+        return node.upper or (self.is_local and (not node.is_file or node.size <= SMALL))
+
     def lookup(self, parent: int, name: bytes) -> tuple[Node, Attributes] | None:
         """What a name leads to, counted as one reference of the kernel's; None where nothing is there."""
         with self._lock:
@@ -112,6 +119,7 @@ class Overlay:
     def _referenced(self, node: Node) -> tuple[Node, Attributes]:
         shown = self._lookup.attributes(node)
         node.nlookup += 1
+        node.size = shown.size
         return node, shown
 
     def forget(self, ino: int, count: int) -> None:

@@ -1,0 +1,119 @@
+"""Whose turn it is to receive the next request: the worker that has answered the last one goes on, and looks for it.
+
+llfuse's workers all wait in read(2), and the kernel wakes them in turn: each request then begins with a processor that
+sleeps, a thread whose caches are cold, and the GIL in other hands. Here one worker receives, and the others sleep until
+it says that its handler may wait (hand_over()). It looks for a request again and again for a moment before it goes to
+sleep, as long as requests come in quick succession: waking a sleeping processor costs more than many an answer.
+
+The function below stands before libfuse's own of the same name, which it calls: the dynamic linker finds it first where
+this module has been loaded with RTLD_GLOBAL before llfuse. Else nothing changes. No Python object, no GIL.
+"""
+
+from libc.errno cimport EINTR, EIO, errno
+from libc.stdint cimport int64_t
+from posix.dlfcn cimport RTLD_NOW, dlopen, dlsym
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+    int sem_init(sem_t *sem, int shared, unsigned int value)
+    int sem_wait(sem_t *sem)
+    int sem_post(sem_t *sem)
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int POLLIN
+    int poll(pollfd *fds, unsigned long count, int timeout)
+
+cdef extern from "<dlfcn.h>" nogil:
+    int RTLD_NOLOAD
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef extern from *:
+    """
+    static thread_local bool turn_is_mine = false;
+    """
+    bint turn_is_mine
+
+ctypedef int (*Receive)(void *session, void *buf, void **channel) noexcept nogil
+ctypedef int (*Descriptor)(void *channel) noexcept nogil
+ctypedef int (*Exited)(void *session) noexcept nogil
+
+# how long to look for a request; and how soon one has to come for another look to be worth it
+cdef int64_t LOOK_NS = 50_000
+cdef int64_t SOON_NS = 200_000
+
+cdef sem_t turn
+sem_init(&turn, 0, 1)
+cdef Receive receive = NULL
+cdef Descriptor descriptor = NULL
+cdef Exited exited = NULL
+cdef int64_t waited_ns = SOON_NS
+
+
+def hand_over():
+    """Before a handler may wait: let another worker receive. Nothing is done on a thread that doesn't."""
+    give_up()
+
+
+cdef void give_up() noexcept nogil:
+    global turn_is_mine
+    if turn_is_mine:
+        turn_is_mine = False
+        sem_post(&turn)
+
+
+cdef int64_t now_ns() noexcept nogil:
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec * <int64_t>1_000_000_000 + time.tv_nsec
+
+
+cdef bint find_libfuse() noexcept nogil:
+    """libfuse's own functions: it is loaded, since it is llfuse that calls."""
+    global receive, descriptor, exited
+    cdef void *library = dlopen("libfuse.so.2", RTLD_NOW | RTLD_NOLOAD)
+    if library == NULL:
+        return False
+    descriptor = <Descriptor>dlsym(library, "fuse_chan_fd")
+    exited = <Exited>dlsym(library, "fuse_session_exited")
+    receive = <Receive>dlsym(library, "fuse_session_receive_buf")
+    return receive != NULL and descriptor != NULL and exited != NULL
+
+
+cdef void look(int fd, int64_t begun) noexcept nogil:
+    """Until there is a request, or for a moment."""
+    cdef pollfd asked
+    asked.fd, asked.events = fd, <short>POLLIN
+    while poll(&asked, 1, 0) == 0 and now_ns() - begun < LOOK_NS:
+        sched_yield()
+
+
+cdef public int fuse_session_receive_buf(void *session, void *buf, void **channel) noexcept nogil:
+    """Called by each worker for each request. Signals, and the end of the connection, interrupt all of them."""
+    global turn_is_mine, waited_ns
+    cdef int64_t begun
+    cdef int received
+    if not turn_is_mine:
+        if sem_wait(&turn) != 0:
+            return -errno
+        turn_is_mine = True
+    if receive == NULL and not find_libfuse():
+        give_up()
+        return -EIO
+    begun = now_ns()
+    if waited_ns < SOON_NS:
+        look(descriptor(channel[0]), begun)
+    # the signal that was to interrupt may have come while it looked
+    received = receive(session, buf, channel) if not exited(session) else -EINTR
+    waited_ns = now_ns() - begun
+    if received <= 0:
+        give_up()
+    return received
