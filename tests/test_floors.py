@@ -66,7 +66,7 @@ LATE = {
     ("crfs.cli.mount", "crfs.cli.upper"): "a read-only mount need not wait for the overlay",
     ("crfs.cli.overlayfs", "crfs.cli.overlay"): "the engine is of no use to --version and wrong uses",
     ("crfs.cli.background", "crfs.mount.warm"): "only the first mount leaves a warm process",
-    ("crfs.cli.*", "crfs.cli.compose_convert"): "--help and wrong uses answer before aiohttp is loaded",
+    ("crfs.cli.*", "crfs.cli.compose_*"): "--help and wrong uses answer before aiohttp is loaded",
     ("crfs.cli.*", "rich.*"): "only where a table or a progress bar is printed",
     ("crfs.blobs.tls", "ssl"): "aiohttp has it loaded, and what reads settings does not need it",
     ("crfs.blobs.http", "urllib"): "aiohttp has it loaded",

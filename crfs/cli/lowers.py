@@ -3,12 +3,20 @@
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from crfs.cli.compose import open_image
 from crfs.cli.services import Services, Settings, open_services
 from crfs.errors import MountError
-from crfs.formats.reference import FileSource, parse_source
+from crfs.formats.reference import (
+    ArchiveReference,
+    FileSource,
+    ImageReference,
+    LayoutReference,
+    Source,
+    parse_source,
+)
 from crfs.image.reader import ImageReader
 from crfs.integrations.crfsplugin import PREFIX, CrfsLower, parse_crfs_lower
 from crfs.integrations.overlayrequest import DirectoryLower
@@ -37,6 +45,19 @@ def directories(lowers: Sequence[Named]) -> list[bytes]:
     return [os.fsencode(lower.path) for lower in lowers if isinstance(lower, DirectoryLower)]
 
 
+def _pinned(source: Source, digest: str | None) -> Source:
+    """The same with the digest of the image that it is, and an absolute path."""
+    match source:
+        case ImageReference():
+            return replace(source, digest=digest or source.digest)
+        case LayoutReference():
+            return LayoutReference(os.path.abspath(source.directory), digest=digest or source.digest)
+        case ArchiveReference() | FileSource():
+            return replace(source, path=os.path.abspath(source.path))
+        case _:
+            return source
+
+
 class OpenLowers:
     """Lower trees that are open. Images share one set of threads, which close() ends; any thread may stop() it."""
 
@@ -45,10 +66,13 @@ class OpenLowers:
         self._opened = contextlib.ExitStack()
         self._services: Services | None = None
         self._readers: list[ImageReader] = []
+        # of the trees, in the order in which they were opened: what opens each again, wherever a tag leads by then
+        self.sources: list[str] = []
 
     def open(self, lower: Named) -> Lower:
         """One more tree; any CrfsError."""
         if isinstance(lower, DirectoryLower):
+            self.sources.append(str(lower.path))
             try:
                 return open_directory(os.fsencode(lower.path))
             except OSError as error:
@@ -58,6 +82,7 @@ class OpenLowers:
             self._opened.callback(self._services.close)
         image = open_image(self._services, self._settings, lower.source)
         self._readers.append(image.reader)
+        self.sources.append(str(_pinned(lower.source, image.digest)))
         return ImageLower(image.tree, image.reader)
 
     def stop(self) -> None:

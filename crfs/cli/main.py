@@ -17,6 +17,7 @@ COMMANDS = {
     "mount": "mount an image, read-only",
     "umount": "take a mount down",
     "convert": "convert an image, for example to a format that is read lazily",
+    "commit": "put what was changed in a writable mount on top of its image, as a layer",
     "inspect": "show how each layer of an image can be read",
     "cache": "look at the cache, trim, verify or empty it",
     "demo": "mount and run a small image from a registry of its own",

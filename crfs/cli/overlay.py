@@ -32,7 +32,13 @@ def serve_overlay(request: OverlayRequest, ready: Callable[[], None]) -> None:
         # libfuse 3 mounts over what a directory holds without being asked
         options = (*libfuse_options(request, root=os.geteuid() == 0), "nonempty")
         mount = MountRequest(
-            where, "crfs-overlayfs", options, writable=not request.read_only, threaded=request.threaded
+            where,
+            "crfs-overlayfs",
+            options,
+            writable=not request.read_only,
+            threaded=request.threaded,
+            lowers=tuple(opened.sources),
+            upper=None if spec is None else os.fsdecode(spec.upperdir),
         )
         serve(open_overlay(lowers, spec, _number_bits(request)), mount, ready, opened.stop, _view(request))
 

@@ -50,5 +50,12 @@ def serve_stack(
         with interruptible():
             trees = [opened.open(lower) for lower in stack.lowers]
         settle()
-        request = MountRequest(where, shown_name(stack.lowers[-1]), options, writable=stack.spec is not None)
+        request = MountRequest(
+            where,
+            shown_name(stack.lowers[-1]),
+            options,
+            writable=stack.spec is not None,
+            lowers=tuple(opened.sources),
+            upper=None if stack.spec is None else os.fsdecode(stack.spec.upperdir),
+        )
         serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)

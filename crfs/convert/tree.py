@@ -22,7 +22,7 @@ _TYPES = {
     stat.S_IFIFO: tarfile.FIFOTYPE,
 }
 
-# decides whether a path, and all below it, becomes part of the layer
+# decides whether a path, and all below it, or an extended attribute, becomes part of the layer
 Wanted = Callable[[str], bool]
 
 
@@ -34,7 +34,8 @@ def everything(_path: str) -> bool:
 class TreeReader:
     """Turns paths into entries; remembers inodes, so that the second name of one becomes a hard link."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_xattr: Wanted = everything) -> None:
+        self._keep_xattr = keep_xattr
         self._seen: dict[tuple[int, int], str] = {}
 
     def iter_tree(self, root: str, name: str, wanted: Wanted = everything) -> Iterator[TarEntry]:
@@ -50,24 +51,32 @@ class TreeReader:
             return
         yield entry
         if entry.info.isdir():
-            for child in sorted(os.listdir(path)):
-                below = os.path.join(path, child)
-                if wanted(below):
-                    yield from self._entries(below, f"{name}/{child}", wanted)
+            yield from self.iter_below(path, name, wanted)
 
-    def find_entry(self, path: str, name: str) -> TarEntry | None:
-        """The one file `path`, not followed, as `name` of the layer; None for a socket; OSError."""
+    def iter_below(self, path: str, name: str, wanted: Wanted = everything) -> Iterator[TarEntry]:
+        """All that is in a directory, but not itself."""
+        for child in sorted(os.listdir(path)):
+            below = os.path.join(path, child)
+            if wanted(below):
+                yield from self._entries(below, f"{name}/{child}", wanted)
+
+    def find_entry(self, path: str, name: str, identity: tuple[int, int] | None = None) -> TarEntry | None:
+        """The one file `path`, not followed, as `name` of the layer; None for a socket; OSError.
+
+        `identity` is what its names have in common; None: device and inode.
+        """
         status = os.lstat(path)
         kind = _TYPES.get(stat.S_IFMT(status.st_mode))
         if kind is None:
             return None
         info = _header(status, name)
         info.type = kind
-        first = self._seen.setdefault((status.st_dev, status.st_ino), name) if status.st_nlink > 1 else name
+        identity = identity or (status.st_dev, status.st_ino)
+        first = self._seen.setdefault(identity, name) if status.st_nlink > 1 else name
         if first != name and kind != tarfile.DIRTYPE:
             info.type, info.linkname = tarfile.LNKTYPE, first
             return TarEntry(info)
-        info.pax_headers = {**info.pax_headers, **_xattrs(path)}
+        info.pax_headers = {**info.pax_headers, **_xattrs(path, self._keep_xattr)}
         if kind == tarfile.SYMTYPE:
             info.linkname = os.readlink(path)
         elif kind == tarfile.REGTYPE:
@@ -87,7 +96,7 @@ def _header(status: os.stat_result, name: str) -> tarfile.TarInfo:
     return info
 
 
-def _xattrs(path: str) -> dict[str, str]:
+def _xattrs(path: str, keep: Wanted) -> dict[str, str]:
     """PAX records of the extended attributes; none where the file system has none."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
@@ -95,5 +104,5 @@ def _xattrs(path: str) -> dict[str, str]:
         if error.errno == errno.ENOTSUP:
             return {}
         raise
-    values = {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+    values = {name: os.getxattr(path, name, follow_symlinks=False) for name in names if keep(name)}
     return {XATTR_RECORD + name: value.decode("utf-8", "surrogateescape") for name, value in values.items()}

@@ -20,7 +20,7 @@ from crfs.mount.state import stated
 class MountRequest:
     """Where to mount and how: `options` go to libfuse as they are, `source` is what mount(8) shows.
 
-    Unless `threaded`, requests are answered one after the other.
+    Unless `threaded`, requests are answered one after the other. `lowers` and `upper` are an overlay's, for MountState.
     """
 
     mountpoint: Path
@@ -28,6 +28,8 @@ class MountRequest:
     options: tuple[str, ...] = ()
     writable: bool = False
     threaded: bool = True
+    lowers: tuple[str, ...] = ()
+    upper: str | None = None
 
 
 def session_options(request: MountRequest) -> list[str]:
@@ -77,7 +79,10 @@ def serve_operations(
         def announce() -> None:
             mounted = find_mount(request.mountpoint)
             if mounted is not None:
-                known.enter_context(stated(mounted.device, request.mountpoint, request.source))
+                state = stated(
+                    mounted.device, request.mountpoint, request.source, request.lowers, request.upper
+                )
+                known.enter_context(state)
             ready()
 
         serve(request.mountpoint, announce, stop, workers=workers if request.threaded else 1)

@@ -6,7 +6,7 @@ left over from a kill and is not believed.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,12 +15,17 @@ from crfs.blobs.directories import runtime_directory
 
 
 class MountState(msgspec.Struct, frozen=True):
-    """A mount and the process that serves it; `started` is the process's start in clock ticks (proc(5))."""
+    """A mount and the process that serves it; `started` is the process's start in clock ticks (proc(5)).
+
+    Of an overlay: its `lowers`, topmost first, as sources that can be opened again, images by digest; and `upper`.
+    """
 
     mountpoint: str
     source: str
     pid: int
     started: int
+    lowers: tuple[str, ...] = ()
+    upper: str | None = None
 
 
 def _path(device: str) -> Path:
@@ -39,28 +44,37 @@ def process_start(pid: int) -> int | None:
 
 
 @contextlib.contextmanager
-def stated(device: str, mountpoint: Path, source: str) -> Iterator[None]:
+def stated(
+    device: str, mountpoint: Path, source: str, lowers: Sequence[str] = (), upper: str | None = None
+) -> Iterator[None]:
     """Have it known, for as long as this lasts, that this process serves the mount with that device number.
 
     Where the runtime directory takes no file, it is not known, and nothing else happens.
     """
     with contextlib.suppress(OSError):
-        _store(device, mountpoint, source)
+        pid = os.getpid()
+        state = MountState(
+            _shown(mountpoint),
+            _shown(source),
+            pid,
+            process_start(pid) or 0,
+            tuple(map(_shown, lowers)),
+            None if upper is None else _shown(upper),
+        )
+        _store(device, state)
     try:
         yield
     finally:
-        state = find_state(device)
+        found = find_state(device)
         # once unmounted, the number may be that of another mount by now
-        if state is not None and state.pid == os.getpid():
+        if found is not None and found.pid == os.getpid():
             _unlink(device)
 
 
-def _store(device: str, mountpoint: Path, source: str) -> None:
-    pid = os.getpid()
-    state = MountState(_shown(mountpoint), _shown(source), pid, process_start(pid) or 0)
+def _store(device: str, state: MountState) -> None:
     path = _path(device)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    staged = path.with_suffix(f".{pid}")
+    staged = path.with_suffix(f".{state.pid}")
     staged.write_bytes(msgspec.json.encode(state))
     staged.rename(path)
 
