@@ -175,13 +175,14 @@ def test_should_fail_moved_directory_without_a_mount(
 
 def test_should_fail_what_is_no_writable_mount(crfs: Crfs, base: str, tmp_path: Path) -> None:
     root = crfs.mount(f"docker://{base}")
-    for words, told in (
+    cases: list[tuple[list[str | Path], str]] = [
         ([root, "oci:x:v1"], "read-only"),
         ([tmp_path, "oci:x:v1"], "--base"),
         ([tmp_path / "none", "oci:x:v1"], "none"),
         ([root, "oci:x:v1", "--change", "RUN x"], "RUN x"),
         ([root, "oci:x:v1", "--change", "EXPOSE x"], "no port"),
-    ):
+    ]
+    for words, told in cases:
         done = crfs.run("commit", *words)
         assert done.status in (1, 2)
         assert done.err.count("\n") == 1
