@@ -9,7 +9,6 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -35,20 +34,22 @@ _PART = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """One challenge of a WWW-Authenticate header; `scheme` and the names of `parameters` in lower case."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True):
     """A bearer token; `expires` is on the monotonic clock."""
 
-    value: str = field(repr=False)
+    value: str
     expires: float
+
+    def __repr__(self) -> str:
+        # secrets never show
+        return f"Token(expires={self.expires!r})"
 
 
 class _TokenJson(msgspec.Struct):
@@ -80,8 +81,7 @@ def _iter_challenges(header: str) -> Iterator[Challenge]:
         yield Challenge(scheme, parameters)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """For whom an authorizer speaks: the registry and repository that credentials are filed under."""
 
     host: str

@@ -4,14 +4,14 @@ Coroutines run on the fetch loop's thread; everything else may be called from an
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from crfs.formats.manifest import Descriptor
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedManifest:
+class FetchedManifest(Struct, frozen=True):
     """A manifest or index as it was served; `digest` is that of `body`, verified if asked by digest."""
 
     body: bytes

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -28,14 +27,17 @@ _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOKEN_USER = "<token>"
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     """A user name with a password, or an identity token (OAuth2 refresh token); `origin` is where it was."""
 
-    username: str = field(repr=False)
-    password: str = field(repr=False)
-    identity_token: str | None = field(default=None, repr=False)
+    username: str
+    password: str
+    identity_token: str | None = None
     origin: str = ""
+
+    def __repr__(self) -> str:
+        # secrets never show
+        return f"Credentials(origin={self.origin!r})"
 
 
 class HelperError(CrfsError):

@@ -8,8 +8,9 @@ will do also by default; a certificate that is there is still verified. `--tls-v
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
+
+from msgspec import Struct
 
 from crfs.blobs.auth import Account, RegistryAuthorizer
 from crfs.blobs.credentials import CredentialStore
@@ -23,8 +24,7 @@ from crfs.errors import AuthError, TransportError
 _API_HOSTS = {"docker.io": "registry-1.docker.io"}
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """What every endpoint is reached with. `tls_verify` None leaves it to registries.conf."""
 
     http: Http
@@ -32,8 +32,7 @@ class Access:
     tls_verify: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(Struct, frozen=True):
     method: str
     path: str
     headers: Mapping[str, str] | None

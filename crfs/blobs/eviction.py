@@ -11,8 +11,9 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from crfs.blobs.cachedir import CacheDirectory
 
@@ -23,8 +24,7 @@ _SHARE, _SIZE_MAX = 10, 20_000_000_000
 _FREE_SHARE, _FREE_MAX = 20, 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """`size`: bytes that the cache may take; `free`: bytes that it leaves free on its file system."""
 
     size: int
@@ -47,8 +47,7 @@ def free_bytes(root: Path) -> int:
     return found.f_frsize * found.f_bavail
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
+class Entry(Struct, frozen=True, order=True):
     """A file of the cache: when it was last used, its bytes on disk, and its `PART/NAME`."""
 
     used_ns: int
@@ -87,8 +86,7 @@ def remove_entry(directory: CacheDirectory, entry: Entry) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class Evicted:
+class Evicted(Struct, frozen=True):
     """What was removed, and what is left, in bytes."""
 
     entries: int

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
 import msgspec
@@ -34,8 +33,7 @@ Body = bytes | Callable[[], BinaryIO]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds of connections and waits, in seconds and in bytes per second."""
 
     connections: int = 32
@@ -51,8 +49,7 @@ class Limits:
         return self.read_seconds + size / self.min_rate
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What is sent to each place that an exchange leads to; only there, Authorization is added."""
 
     method: str
@@ -243,8 +240,7 @@ class Http:
         return self._session
 
 
-@dataclass(slots=True)
-class _Exchange:
+class _Exchange(msgspec.Struct):
     """One `Http.open` under way."""
 
     http: Http

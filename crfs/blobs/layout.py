@@ -1,8 +1,9 @@
 """An image in an OCI image layout on disk (image-spec, image-layout.md). Small files are read on the loop."""
 
 import os
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from crfs.blobs.blob import Blob, FetchedManifest
 from crfs.blobs.localfile import FileBlob

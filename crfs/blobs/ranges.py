@@ -5,7 +5,8 @@ oldest want of those that somebody waits for leaves it together with all that li
 """
 
 import asyncio
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.blobs.blob import Blob
 
@@ -17,8 +18,7 @@ CONNECTIONS = 6
 RESERVED = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Want:
+class _Want(Struct, frozen=True):
     blob: Blob
     start: int
     end: int

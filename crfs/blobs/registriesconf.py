@@ -7,7 +7,6 @@ Short names are not looked up: `docker://alpine` is docker.io's, as it is for sk
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,8 +19,7 @@ SYSTEM_DIRECTORY = Path("/etc/containers")
 _REGISTRIES = re.compile(rb"""^\s*\[*\s*["']?registr""", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """One place to ask. `insecure`: http and untrusted certificates will do.
 
     `namespace` is the host that a mirror stands in for (its `?ns=`); None for what is no mirror, and for a
@@ -54,8 +52,7 @@ class _FileToml(msgspec.Struct):
     registries: dict[str, object] | None = None  # version 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Registry:
+class _Registry(msgspec.Struct, frozen=True):
     prefix: str
     settings: _RegistryToml
     path: str

@@ -7,8 +7,9 @@ the registry that the reference names, whose error is the one that is reported.
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from crfs.blobs.blob import FetchedManifest
 from crfs.blobs.endpoint import Access, RegistryEndpoint

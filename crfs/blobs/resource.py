@@ -10,8 +10,9 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from crfs.blobs.http import Http, Response
 from crfs.blobs.transport import RetryPolicy, TransientError, translated
@@ -31,8 +32,7 @@ class Opener(Protocol):
     def __call__(self, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Response]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRange:
+class ContentRange(Struct, frozen=True):
     """`bytes FIRST-LAST/TOTAL`, LAST inclusive; None for what the server left open."""
 
     first: int | None

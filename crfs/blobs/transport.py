@@ -8,7 +8,8 @@ import random
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from crfs.blobs.lazytls import aiohttp
 from crfs.errors import AuthError, CrfsError, NotFoundError, TransportError
@@ -40,16 +41,14 @@ class TlsError(TransportError):
         self.certificate = certificate
 
 
-@dataclass(slots=True)
-class HostStats:
+class HostStats(Struct):
     """What went to and came from one `HOST[:PORT]`: requests sent, body bytes received."""
 
     requests: int = 0
     bytes: int = 0
 
 
-@dataclass(slots=True)
-class Stats:
+class Stats(Struct):
     """Since the start: requests sent, answers and body bytes received, tries after a failure.
 
     Only the fetch loop counts; any thread may look. `blobs` are bytes by what a blob is called, which is its digest
@@ -84,8 +83,7 @@ class Stats:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """How often and how long (seconds) one operation is tried. Bytes that arrive start the count anew."""
 
     attempts: int = 7
@@ -99,8 +97,7 @@ class RetryPolicy:
         return full * random.uniform(0.5, 1.0)
 
 
-@dataclass(slots=True)
-class Retries:
+class Retries(Struct):
     """The failures of one operation so far: `wait` after each, `progressed` when bytes arrived."""
 
     policy: RetryPolicy

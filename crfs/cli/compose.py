@@ -4,7 +4,8 @@ Whatever knows the network is imported when the cache alone can't tell.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs._native.index import Tree
 from crfs._native.pagecache import PageCache
@@ -29,8 +30,7 @@ PAGE_CACHE_BYTES = 24 << 20
 READ_SECONDS = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedImage:
+class OpenedImage(Struct, frozen=True):
     """An image that can be read. `digest` is its manifest's; None for a single blob."""
 
     name: str

@@ -1,7 +1,8 @@
 """Puts a commit together: an upper directory, the image below it, and where both go. Imported late."""
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from crfs.blobs.blob import ImageSource
 from crfs.blobs.network import Network

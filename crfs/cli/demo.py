@@ -14,11 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from msgspec import Struct
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -47,8 +47,7 @@ _T = TypeVar("_T")
 _SCRIPT = Path(__file__).with_name("demo_program.py")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What one step took: `seconds`, and what the registry answered meanwhile."""
 
     seconds: float
@@ -58,8 +57,7 @@ class Step:
         return Step(self.seconds + other.seconds, self.traffic + other.traffic)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """All that the table shows."""
 
     files: int

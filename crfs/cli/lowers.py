@@ -3,8 +3,9 @@
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from crfs.cli.compose import open_image
 from crfs.cli.services import Services, Settings, open_services

@@ -7,8 +7,9 @@ import argparse
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from crfs.blobs.directories import cache_directory
 from crfs.blobs.documents import Documents
@@ -19,8 +20,7 @@ from crfs.blobs.threads import leave_signals
 from crfs.formats.platforms import Platform, host_platform, parse_platform
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """How images are reached and where their bytes are kept; None leaves it to the defaults."""
 
     cache: Path | None = None
@@ -58,8 +58,7 @@ def platform_of(settings: Settings) -> Platform:
     return parse_platform(settings.platform) if settings.platform else host_platform()
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Struct, frozen=True):
     """What outlives one image: the network, the decoders, the disk cache.
 
     `pool` is for what somebody waits for, `idle` (one thread) for the rest. `endings` are called when

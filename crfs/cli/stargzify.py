@@ -10,7 +10,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs import __version__
 from crfs.cli.convert import print_report
@@ -47,8 +48,7 @@ Converting files ("-" is standard input, or output):
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What the command line asks for."""
 
     flags: frozenset[str]

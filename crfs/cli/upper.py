@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from crfs.cli.lowers import Named, OpenLowers, directories, parse_lower, shown_name
 from crfs.cli.overlay import open_overlay
@@ -18,8 +19,7 @@ from crfs.mount.writable import serve_overlay
 from crfs.overlay.overlay import UpperSpec, check_directories
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(Struct, frozen=True):
     """Lower trees, topmost first, and where changes go; without `spec` the mount is read-only."""
 
     lowers: tuple[Named, ...]

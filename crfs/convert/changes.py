@@ -5,7 +5,6 @@ Follows the OCI image configuration, and `podman commit --change`.
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,8 +14,7 @@ from crfs.errors import FormatError, UsageError
 Config = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """What an image's config says of a layer that was put on top. `created` as in RFC 3339."""
 
     created: str

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from crfs.blobs.blob import ImageSource
 from crfs.convert.flatten import iter_flat
@@ -97,14 +97,12 @@ class Report(msgspec.Struct, frozen=True, rename="kebab"):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
+class _Done(msgspec.Struct, frozen=True):
     result: LayerResult
     external_toc: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(msgspec.Struct, frozen=True):
     """What a conversion runs on. `pool` compresses; `origin` is where the source's blobs could be mounted from."""
 
     submit: Submit

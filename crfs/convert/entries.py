@@ -9,19 +9,18 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedReader, BytesIO, RawIOBase
 from typing import IO, Any, BinaryIO, cast
 
 import zstandard
+from msgspec import Struct
 
 from crfs.errors import FormatError
 
 _DAMAGE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 
-@dataclass(frozen=True, slots=True)
-class TarEntry:
+class TarEntry(Struct, frozen=True):
     """A tar header, and `open_payload`, which gives the `info.size` bytes of a regular file.
 
     `raw` are the header's blocks, extended ones included, as they stood in a tar; None where there are none of use.

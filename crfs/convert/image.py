@@ -4,7 +4,6 @@ Follows the OCI image specification 1.1. The same layers and the same Run give t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +16,7 @@ from crfs.formats.mediatypes import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from crfs.formats.platforms import Platform, host_platform
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFile:
+class LayerFile(msgspec.Struct, frozen=True):
     """A layer that was written to `path`."""
 
     path: Path
@@ -31,8 +29,7 @@ class LayerFile:
         return Descriptor(OCI_LAYER_GZIP, layer.digest, layer.size, annotations=layer.annotations)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """How a container of the image starts (the config's `config` object)."""
 
     entrypoint: tuple[str, ...] = ()

@@ -11,7 +11,6 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from typing import IO
 
 import msgspec
@@ -61,8 +60,7 @@ class Kind(enum.Enum):
         return self in (Kind.ESTARGZ, Kind.EXTERNAL_TOC, Kind.ZSTD_STARGZ)
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """How to write a layer; sizes are bytes of uncompressed data.
 
     Files are cut into chunks of `chunk_size`. Each chunk has a member of its own, unless `min_chunk_size` is more
@@ -81,8 +79,7 @@ class Options:
     ordered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedLayer:
+class ConvertedLayer(msgspec.Struct, frozen=True):
     """What a manifest and a config need to know of a layer that was written.
 
     `digest` and `size` are the blob's, `diff_id` and `uncompressed_size` its tar's, `toc_digest` that of the
@@ -96,7 +93,7 @@ class ConvertedLayer:
     diff_id: str
     uncompressed_size: int
     toc_digest: str | None = None
-    annotations: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
     external_toc: bytes | None = None
 
 

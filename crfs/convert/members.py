@@ -8,8 +8,9 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from crfs.convert.packing import Pack
 
@@ -23,8 +24,7 @@ class Sink(Protocol):
     def write(self, data: bytes, /) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """Where a chunk has come to lie: its member's blob offsets, and its place in the member; its SHA-256."""
 
     start: int
@@ -33,8 +33,7 @@ class Placed:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(Struct, frozen=True):
     """A chunk of an open member, and who wants to know where it is."""
 
     inner_off: int
@@ -42,8 +41,7 @@ class _Mark:
     tell: Callable[[Placed], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(Struct, frozen=True):
     marks: Sequence[_Mark]
     size: int
     packed: "Future[tuple[bytes, list[str]]]"

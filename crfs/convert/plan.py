@@ -1,7 +1,8 @@
 """What a conversion is to make, and whether that can be. Pure."""
 
 import enum
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.convert.lazylayer import CHUNK_SIZE, Kind, Options
 from crfs.convert.packing import GZIP_LEVELS, ZSTD_LEVELS, Pack, gzip_packer, keep, zstd_packer
@@ -42,8 +43,7 @@ _PLAIN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """The options of a conversion, as `crfs convert --help` tells them. `level` None: the format's own."""
 
     format: LayerFormat = LayerFormat.ESTARGZ

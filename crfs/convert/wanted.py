@@ -7,7 +7,6 @@ for the rest. Where a wanted name turns out to need another one (the target of a
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, cast
@@ -24,8 +23,7 @@ _PIECE = 1 << 20
 Opener = Callable[[], AbstractContextManager[Iterable[TarEntry]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """Paths in the order in which they were read, then whatever matches one of `globs` (fnmatch, `*` with `/`)."""
 
     names: tuple[str, ...] = ()
@@ -69,8 +67,7 @@ def clean_globs(globs: Sequence[str]) -> tuple[str, ...]:
     return tuple(glob.lstrip("/") for glob in globs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(msgspec.Struct, frozen=True):
     """A layer that was read once: the last header of each name, how many there were, and what is at hand whole."""
 
     headers: dict[str, TarEntry]

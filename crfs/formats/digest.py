@@ -6,8 +6,9 @@ whether bytes match them.
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from crfs.errors import DigestMismatch, FormatError
 
@@ -23,8 +24,7 @@ class Hasher(Protocol):
     def hexdigest(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(Struct, frozen=True):
     """A well-formed digest: `algorithm` is sha256 or sha512, `hex` is lower-case and of the right length."""
 
     algorithm: str

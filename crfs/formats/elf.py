@@ -2,7 +2,8 @@
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.errors import FormatError
 
@@ -16,8 +17,7 @@ _WRITABLE = 2
 _NULL, _NEEDED, _STRTAB, _RPATH, _RUNPATH = 0, 1, 5, 15, 29
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Struct, frozen=True):
     """Bytes [off, off + size) of the file, which are seen at `address`."""
 
     off: int
@@ -26,8 +26,7 @@ class Segment:
     writable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Elf:
+class Elf(Struct, frozen=True):
     """Where an object's parts lie in its file; `byte_order` and `word` (4 or 8 bytes) are how it is written."""
 
     byte_order: str
@@ -44,8 +43,7 @@ class Elf:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Dynamic:
+class Dynamic(Struct, frozen=True):
     """Offsets in the file of strings that end with NUL: libraries needed, and directories to look in."""
 
     needed: Sequence[int]

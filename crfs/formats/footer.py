@@ -7,7 +7,8 @@ stargz (CRFS), eStargz and eStargz with an external TOC (stargz-snapshotter, doc
 import enum
 import re
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _HEADER = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
 # an empty, final stored block, then CRC-32 and ISIZE of nothing
@@ -23,8 +24,7 @@ class FooterKind(enum.Enum):
     EXTERNAL_TOC = 46
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
+class Footer(Struct, frozen=True):
     """A footer that was found: `toc_off` is a blob offset, 0 where the TOC lies elsewhere."""
 
     kind: FooterKind

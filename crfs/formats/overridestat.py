@@ -8,7 +8,8 @@ containers/storage writes `file`, `dir`, `symlink`, `pipe`, `socket`, `block-MAJ
 import enum
 import os
 import stat
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.errors import FormatError
 
@@ -44,8 +45,7 @@ XATTR = {XattrPermissions.PRIVILEGED: _PRIVILEGED, XattrPermissions.USER: _CONTA
 XATTRS = (_PRIVILEGED, _CONTAINERS, _UNPRIVILEGED)
 
 
-@dataclass(frozen=True, slots=True)
-class OverrideStat:
+class OverrideStat(Struct, frozen=True):
     """What stat(2) shall say. `mode` has no type where none was kept: it is that of the file on disk."""
 
     uid: int

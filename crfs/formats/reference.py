@@ -6,8 +6,9 @@ http(s) URL, `file://PATH` (the rest is the path as it is, nothing is percent-de
 """
 
 import re
-from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from msgspec import Struct
 
 from crfs.errors import FormatError, UsageError
 from crfs.formats.digest import parse_digest
@@ -31,8 +32,7 @@ _TRANSPORT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _USERINFO = re.compile(r"//[^/]*@(?=[^@]*/)")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageReference:
+class ImageReference(Struct, frozen=True):
     """An image in a registry, fully qualified: `tag` is None only when there is a digest.
 
     With both, the digest says which image it is and the tag is kept for display.
@@ -64,8 +64,7 @@ class ImageReference:
         return f"docker://{self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutReference:
+class LayoutReference(Struct, frozen=True):
     """An image in an OCI image layout: by its name annotation, by digest, or the only one (both None)."""
 
     directory: str
@@ -77,16 +76,15 @@ class LayoutReference:
         return f"oci:{self.directory}{chosen}"
 
 
-@dataclass(frozen=True, slots=True)
-class UrlSource:
+class UrlSource(Struct, frozen=True):
     """One layer blob on a web server. `url` has no userinfo; credentials never show in str() or repr().
 
     The query, where presigned URLs keep their signature, is part of `url` and masked by str() and repr().
     """
 
-    url: str = field(repr=False)
-    username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    url: str
+    username: str | None = None
+    password: str | None = None
 
     def __str__(self) -> str:
         shown = mask_url(self.url)
@@ -96,8 +94,7 @@ class UrlSource:
         return f"UrlSource({str(self)!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class FileSource:
+class FileSource(Struct, frozen=True):
     """One layer blob in a local file; a relative path is relative to the current directory."""
 
     path: str
@@ -106,8 +103,7 @@ class FileSource:
         return f"file://{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class ArchiveReference:
+class ArchiveReference(Struct, frozen=True):
     """An image in a tar: `transport` is docker-archive or oci-archive; by its name, or the only one (None)."""
 
     transport: str

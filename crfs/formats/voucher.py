@@ -1,15 +1,15 @@
 """What a manifest says of a layer's TOC, by which the TOC is believed. Pure; any thread."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.formats.digest import verify
 from crfs.formats.toc import TOC_DIGEST_ANNOTATION
 from crfs.formats.zstdchunked import Place, find_position
 
 
-@dataclass(frozen=True, slots=True)
-class Voucher:
+class Voucher(Struct, frozen=True):
     """Digests of the TOC's JSON and of its compressed form, and where zstd:chunked has it; as far as is said."""
 
     json_digest: str | None = None

@@ -9,7 +9,8 @@ import enum
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.errors import FormatError
 
@@ -33,8 +34,7 @@ _FOOTER_SIZES = {Dialect.PODMAN: 64, Dialect.STARGZ: 40}
 MAX_FOOTER_SIZE = max(_FOOTER_SIZES.values()) + FRAME_HEADER_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A compressed document in a blob: `off` behind the header of its frame, sizes in bytes."""
 
     off: int

@@ -1,7 +1,8 @@
 """How an overlay is shown: ids, link counts, extended attributes, and for how long the kernel may believe it."""
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from crfs.fuse.reply import FOREVER_SECONDS
 
@@ -25,8 +26,7 @@ class _Same:
 SAME = _Same()
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """`static_nlink`: every directory has one link. `xattrs` False: there are none."""
 
     uids: Ids = SAME

@@ -3,14 +3,14 @@
 import bisect
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # upper bounds in seconds, as Prometheus has them; what waited longer counts in none
 STALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(Struct, frozen=True):
     """At one moment. Per layer: bytes that were here, and that were waited for; per bound, and beyond: stalls."""
 
     cached: Sequence[int]

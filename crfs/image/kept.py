@@ -12,7 +12,6 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -48,8 +47,7 @@ class _KeptLayer(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class KeptTree:
+class KeptTree(msgspec.Struct, frozen=True):
     """A tree out of the cache, and the layers whose chunks it names."""
 
     tree: Tree

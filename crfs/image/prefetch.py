@@ -4,8 +4,9 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from crfs._native.index import Tree
 
@@ -28,8 +29,7 @@ AHEAD_MAX = 4
 _REMEMBERED = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Along:
+class Along(Struct, frozen=True):
     """Chunks that lie before and after another one in its blob, the nearest first, one for each member."""
 
     before: Sequence[int] = ()

@@ -1,7 +1,6 @@
 """What is told of images that are being read: to whoever looks at a mount, and to Prometheus. No I/O."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -60,8 +59,7 @@ class Report(msgspec.Struct, frozen=True, rename="kebab"):
     layers: tuple[LayerReport, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(msgspec.Struct, frozen=True):
     """An open image and what is counted of it."""
 
     digest: str | None

@@ -3,8 +3,9 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.fetchloop import Once, gather
@@ -25,8 +26,7 @@ from crfs.layers.opener import Opener
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """An image's opened layers, bottom first. `digest` is the manifest's; None for a single blob."""
 
     name: str

@@ -8,8 +8,10 @@ of which is shown. crfs has its cache and does not touch PATH.
 import base64
 import os
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crfs.errors import UsageError
 from crfs.formats.reference import FileSource, Source, parse_source
@@ -20,8 +22,7 @@ _SOURCES = ("docker://", "https://", "http://", "file://", "/")
 _BASE64 = re.compile(r"([A-Za-z0-9+/_-]+)={0,2}")
 
 
-@dataclass(frozen=True, slots=True)
-class CrfsLower:
+class CrfsLower(Struct, frozen=True):
     """An image, with all of its layers, or a single layer. `scratch` is crfs-plugin's PATH."""
 
     source: Source

@@ -8,9 +8,10 @@ import enum
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec import Struct
 
 from crfs.errors import UsageError
 from crfs.formats.overridestat import XattrPermissions
@@ -51,8 +52,7 @@ _WORDS |= {"-h": "help", "--help": "help", "-V": "version", "--version": "versio
 Choice = TypeVar("Choice", bound=enum.Enum)
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(Struct, frozen=True):
     """The command line, not looked into: `options` are what follows each -o, `places` the other arguments."""
 
     options: tuple[str, ...] = ()
@@ -96,8 +96,7 @@ def parse_words(argv: Sequence[str]) -> Words:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sorted:
+class _Sorted(Struct, frozen=True):
     """Options by who knows them; what is ours by name, still escaped."""
 
     values: dict[str, str]

@@ -1,14 +1,14 @@
 """User and group ids, as fuse-overlayfs maps them between disk and mount. Only load_overflow_ids() does I/O."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _OVERFLOW = 65534
 _SYSCTL = Path("/proc/sys/kernel")
 
 
-@dataclass(frozen=True, slots=True)
-class IdRange:
+class IdRange(Struct, frozen=True):
     """The ids [host, host + length) on disk show as [to, to + length)."""
 
     host: int
@@ -16,8 +16,7 @@ class IdRange:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
+class IdMap(Struct, frozen=True):
     """User or group ids, on disk and as shown.
 
     Without ranges each id shows as itself. With ranges, one in none of them becomes `overflow`, both ways, and

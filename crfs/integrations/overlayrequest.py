@@ -1,8 +1,9 @@
 """What an overlay is asked to be, in the terms of fuse-overlayfs: made from a command line, taken by the engine."""
 
 import enum
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from crfs.formats.overridestat import XattrPermissions
 from crfs.integrations.crfsplugin import CrfsLower
@@ -34,8 +35,7 @@ class Acl(enum.Enum):
     ON = "on"
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryLower:
+class DirectoryLower(Struct, frozen=True):
     """A directory of this machine. It may lead through symlinks, before a `..` as well."""
 
     path: Path
@@ -44,8 +44,7 @@ class DirectoryLower:
 Lower = DirectoryLower | CrfsLower
 
 
-@dataclass(frozen=True, slots=True)
-class OverlayRequest:
+class OverlayRequest(Struct, frozen=True):
     """What to mount. All paths are absolute; `workdir` is there if and only if `upperdir` is.
 
     `lowers` has the topmost first. `squash_uid` and `squash_gid` are what every file shows as. `fsync` is off

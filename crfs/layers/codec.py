@@ -1,15 +1,15 @@
 """How the members of a lazy layer are decompressed: gzip, or what another module makes a Codec of."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs._native.index import Chunk
 from crfs._native.inflate import check_sha256, inflate
 from crfs.errors import FormatError
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(Struct, frozen=True):
     """`decode(member, size, digest)` has inflate()'s contract; `ratio_max` is how much a byte can become."""
 
     decode: Callable[[memoryview, int, bytes | None], bytes]

@@ -5,8 +5,9 @@ Coroutines of the fetch loop. Mostly one request: a good guess has footer and TO
 
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from crfs._native.inflate import inflate
 from crfs._native.layerindex import LayerIndex
@@ -29,8 +30,7 @@ _TAIL_SHARE = 128
 _TAIL_MIN, _TAIL_MAX = 64 << 10, 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Toc:
+class Toc(Struct, frozen=True):
     """A TOC that was found, what it indexes, and how that is compressed; sizes are bytes of blobs."""
 
     format: Format

@@ -6,9 +6,10 @@ The coroutine runs on the fetch loop; decompression and hashing run in the pool 
 import functools
 import hashlib
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct
 
 from crfs.blobs.blob import Blob
 from crfs.blobs.fetchloop import pooled
@@ -20,8 +21,7 @@ from crfs.layers.tarindex import index_tar
 from crfs.layers.unpack import Unpacker
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
+class Ingested(Struct, frozen=True):
     """A whole layer in the cache: its tar, how the blob was compressed, and the tar's digest."""
 
     tar: Path

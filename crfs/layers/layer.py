@@ -1,8 +1,9 @@
 """What is known of one opened layer. Values only; made by opener, read by everyone above."""
 
 import enum
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from crfs._native.layerindex import LayerIndex
 from crfs.blobs.blob import Blob
@@ -36,15 +37,13 @@ class Trust(enum.Enum):
     NONE = "none"
 
 
-@dataclass(slots=True)
-class Health:
+class Health(Struct):
     """Whether a layer is still believed; shared by all who read it."""
 
     failure: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(Struct, frozen=True):
     """One layer, opened. `name` is its digest, or the URL or path of a single blob; `size` in bytes or None.
 
     A lazy layer's chunks lie compressed in `blob`, as `codec` says; any other's lie in the uncompressed tar at `tar`.

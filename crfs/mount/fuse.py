@@ -5,8 +5,9 @@ import os
 import re
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from crfs._native.index import Tree
 from crfs.errors import MountError
@@ -16,8 +17,7 @@ from crfs.mount.mountpoint import find_mount
 from crfs.mount.state import stated
 
 
-@dataclass(frozen=True, slots=True)
-class MountRequest:
+class MountRequest(Struct, frozen=True):
     """Where to mount and how: `options` go to libfuse as they are, `source` is what mount(8) shows.
 
     Unless `threaded`, requests are answered one after the other. `lowers` and `upper` are an overlay's, for MountState.

@@ -3,8 +3,9 @@
 import errno
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
@@ -13,8 +14,7 @@ from crfs.mount.state import drop_dead_state
 FSTYPE = "fuse.crfs"
 
 
-@dataclass(frozen=True, slots=True)
-class Mounted:
+class Mounted(Struct, frozen=True):
     """A line of mountinfo (proc(5)): `device` is MAJOR:MINOR."""
 
     device: str

@@ -15,9 +15,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NoReturn
 
+from msgspec import Struct, field
 from setproctitle import setproctitle
 
 from crfs.mount.handover import (
@@ -41,8 +41,7 @@ _MESSAGE_MAX = 1 << 20
 _FILES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A command line as it was handed over; `files` are stdin, stdout, stderr and the directory."""
 
     program: str
@@ -98,8 +97,7 @@ def _be_warm(programs: Programs, preload: Callable[[], None], lifeline: int) -> 
         path.with_suffix(".lock").unlink(missing_ok=True)
 
 
-@dataclass(slots=True)
-class _Warm:
+class _Warm(Struct):
     programs: Programs
     described: bytes
     listener: socket.socket

@@ -1,11 +1,11 @@
 """What stat shows of an object, whatever it is made of. Pure."""
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Struct, frozen=True):
     """What stat shows, with times in ns."""
 
     mode: int

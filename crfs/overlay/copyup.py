@@ -11,7 +11,8 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.lookup import Lookup
@@ -28,8 +29,7 @@ _BLOCK = 4096
 _ZEROS = bytes(_BLOCK)
 
 
-@dataclass(slots=True)
-class Prepared:
+class Prepared(Struct):
     """A copy of a file in the work directory, open for reading and writing; whether it says what its number is."""
 
     staged: bytes

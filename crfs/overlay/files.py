@@ -9,7 +9,8 @@ import os
 import stat
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp
@@ -24,8 +25,7 @@ def _fail(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(Struct, frozen=True):
     """What setattr is to change; None leaves it as it is. Times in ns."""
 
     size: int | None = None

@@ -7,8 +7,9 @@ names go; for an upper directory that was not empty to begin with, it is looked 
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.lower import Lower

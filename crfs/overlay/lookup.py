@@ -8,7 +8,8 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links

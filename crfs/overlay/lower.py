@@ -8,8 +8,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+from msgspec import Struct
 
 from crfs._native.index import Tree
 from crfs.overlay.attributes import Attributes
@@ -20,8 +21,7 @@ from crfs.overlay.ownership import InInodes, find_recorded
 GivenUp = Callable[[], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A name in a lower directory, of a file that has `nlink` of them. `whiteout` hides what is below.
 
     `key` is the same for all names of one file, and for nothing else: its number on its device (64 bits), and which
@@ -85,8 +85,7 @@ class ImageReader(Protocol):
     def read(self, inode: int, off: int, size: int, given_up: GivenUp) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenInode:
+class _OpenInode(Struct, frozen=True):
     reader: ImageReader
     inode: int
 
@@ -168,8 +167,7 @@ class ImageLower:
         return _OpenInode(self._reader, handle)
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenFile:
+class _OpenFile(Struct, frozen=True):
     fd: int
 
     def read(self, off: int, size: int, given_up: GivenUp) -> bytes:

@@ -6,7 +6,8 @@ Written are the marks that the kernel's overlayfs reads (Documentation/filesyste
 
 import os
 import stat
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.formats.overridestat import XATTRS
 
@@ -22,8 +23,7 @@ NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 
 
-@dataclass(frozen=True, slots=True)
-class DirMarks:
+class DirMarks(Struct, frozen=True):
     """What a directory says of the layers below: nothing of them shows, or they have it at another path.
 
     `impure`: nothing of them shows, but it holds what was moved or copied up from them.

@@ -6,13 +6,13 @@ them the other way round. Any thread.
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.overlay.marks import read_marks
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Struct, frozen=True):
     """A directory that the trees below have at `was` is at `now`; both without a leading slash."""
 
     was: bytes

@@ -10,7 +10,8 @@ import os
 import stat
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.errors import MountError
 from crfs.formats.overridestat import XattrPermissions
@@ -29,8 +30,7 @@ from crfs.overlay.upper import Upper, open_upper
 SMALL = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class UpperSpec:
+class UpperSpec(Struct, frozen=True):
     """Where changes go.
 
     `volatile`: nothing is ever synced. `permissions`: where owner and mode are kept. `squashed`: all owners look

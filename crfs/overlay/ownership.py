@@ -7,7 +7,9 @@ is held by whoever changes anything.
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from crfs.errors import FormatError, MountError
 from crfs.formats.overridestat import (
@@ -25,8 +27,7 @@ _BACKING_MODE = 0o755
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Struct, frozen=True):
     """Who makes something, as it is stored on disk."""
 
     uid: int

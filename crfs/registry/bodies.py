@@ -1,11 +1,11 @@
 """Bodies in pieces: blobs out and uploads in, with bounded memory. Loop thread only."""
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import web
+from msgspec import Struct
 
 from crfs.registry.files import Appender, Source
 from crfs.registry.ranges import Span
@@ -14,8 +14,7 @@ from crfs.registry.refusal import Refusal
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(Struct, frozen=True):
     """What a registry has answered: requests, and bytes of response bodies (headers not included)."""
 
     requests: int = 0

@@ -4,17 +4,17 @@ Keys are slash-separated paths of components that the storage has checked. The l
 but `Appender.digest` and `Appender.move`, which may take long and run in a worker.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
+
+from msgspec import Struct
 
 
 class AppenderBusy(Exception):
     """Another request, or another process, is writing to the same key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """Stored bytes that don't change any more: `size` of them, in memory or in a file."""
 
     size: int

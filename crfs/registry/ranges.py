@@ -1,7 +1,8 @@
 """Two headers that look alike: Range (RFC 9110) and Content-Range as OCI distribution writes it. Pure."""
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from crfs.registry.refusal import Refusal
 
@@ -9,8 +10,7 @@ _BYTES = re.compile(r"bytes=\s*(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))\s*
 _CHUNK = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """`size` bytes from byte `start` on."""
 
     start: int

@@ -1,6 +1,5 @@
 """What a pushed manifest must be (OCI image 1.1, Docker schema 2), and what it refers to. Pure."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -56,8 +55,7 @@ class _Probe(_Document, frozen=True, rename="camel", kw_only=True):
     manifests: msgspec.Raw = msgspec.Raw()
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """A valid manifest: its type, what must exist before it, and what it says about its subject."""
 
     media_type: str

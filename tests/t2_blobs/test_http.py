@@ -1,7 +1,6 @@
 """Byte ranges over HTTP from servers that misbehave: retries, resumption, redirects, TLS."""
 
 import asyncio
-import dataclasses
 import gzip
 import logging
 import random
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 
+import msgspec
 import pytest
 from yarl import URL
 
@@ -481,7 +481,7 @@ def test_should_fail_trickling_answer(proxy: FaultProxy) -> None:
     proxy.use(Slow(seconds=0.3))
 
     async def ask(http: Http) -> None:
-        http.limits = dataclasses.replace(http.limits, min_rate=10**9)
+        http.limits = msgspec.structs.replace(http.limits, min_rate=10**9)
         async with http.open("GET", proxy.url + "/blob") as response:
             await response.read(len(DATA))
 

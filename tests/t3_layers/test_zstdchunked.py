@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zstandard
 
@@ -149,7 +150,7 @@ def test_should_fail_toc_that_lies_nowhere(server: Server, made: Handmade, place
 
 @pytest.mark.parametrize("size", [0, 5, 1 << 40])
 def test_should_fail_toc_of_another_size(server: Server, made: Handmade, size: int) -> None:
-    place = dataclasses.replace(made.place, unpacked_size=size)
+    place = msgspec.structs.replace(made.place, unpacked_size=size)
     server.files["/layer"] = made.blob + build_footer(dialect_of(made), place)
     with pytest.raises(FormatError, match=r"/layer: the TOC (does not inflate|inflates) to"):
         read_all(server, f"{server.proxy.url}/layer")

@@ -1,12 +1,12 @@
 """fuse-overlayfs's command line, as podman and others write it."""
 
 import base64
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields, replace
 
 from crfs.errors import UsageError
 from crfs.formats.overridestat import XattrPermissions
