@@ -35,6 +35,7 @@ $(VENV)/bin/python: | deps
 
 $(VENV)/.installed: setup.py pyproject.toml $(wildcard pyx/*.pyx crfs/_native/*.pxd) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -e .
+	$(VENV)/bin/python -m compileall -q crfs
 	@touch $@
 
 # mount(8) looks for `crfs` in the system's directories only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import types
 from collections.abc import Sequence
 from pathlib import Path
 
+import crfs
 from benches import answers
 from benches.catalogue import QUESTIONS
 from benches.draw.markdown import page
@@ -94,6 +96,8 @@ def _ask_all(options: argparse.Namespace) -> int:
     chosen = options.only or tuple(QUESTIONS)
     if unknown := set(chosen) - set(QUESTIONS):
         sys.exit(f"python -m benches: no such question: {', '.join(sorted(unknown))}")
+    # pip leaves it compiled; a checkout, where bytecode is not written, would compile it for each start
+    compileall.compile_dir(Path(crfs.__file__).parent, quiet=2)
     told = []
     with scratch() as directory, source(options.registry) as served:
         wanted = Wanted(options.large, options.link)

@@ -4,6 +4,7 @@ Exit status: 0, 1 for a failure, 2 for a wrong use. Subcommands are imported whe
 """
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -12,6 +13,9 @@ from collections.abc import Sequence
 from crfs import __version__
 from crfs.cli.background import hand_over_mount
 from crfs.errors import CrfsError, UsageError
+
+# loading modules and indexing layers makes hundreds of thousands of objects that stay, and few cycles
+_COLLECT_AFTER = 50_000
 
 COMMANDS = {
     "mount": "mount an image, read-only",
@@ -50,6 +54,7 @@ def _arguments(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status. Our own, which is not given, may be run by a warm process."""
+    gc.set_threshold(_COLLECT_AFTER)
     arguments = _arguments(sys.argv[1:] if argv is None else argv)
     if argv is None and arguments[:1] == ["mount"]:
         status = hand_over_mount("crfs", arguments)
