@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from crfs.blobs.blob import FetchedManifest
+from crfs.blobs.blob import FetchedManifest, Sink
 from crfs.blobs.localfile import PIECE, FileBlob
 from crfs.errors import FormatError, NotFoundError, TransportError
 from crfs.formats.digest import sha256_digest, verify
@@ -100,6 +100,12 @@ class MemberBlob:
         if end > self._size:
             raise TransportError(f"{self._name}: asked for bytes up to {end} of {self._size}")
         return await self._file.fetch_range(self._start + start, self._start + end)
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
+        """See `Blob.stream_range`."""
+        if end > self._size:
+            raise TransportError(f"{self._name}: asked for bytes up to {end} of {self._size}")
+        await self._file.stream_range(self._start + start, self._start + end, sink)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """See `Blob.fetch_tail`."""

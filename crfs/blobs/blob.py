@@ -3,12 +3,15 @@
 Coroutines run on the fetch loop's thread; everything else may be called from any thread.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from msgspec import Struct
 
 from crfs.formats.manifest import Descriptor
+
+# is handed bytes as they come; who waits in it holds up the transfer
+Sink = Callable[[bytes], Awaitable[None]]
 
 
 class FetchedManifest(Struct, frozen=True):
@@ -33,6 +36,10 @@ class Blob(Protocol):
         TransportError where they can't be had (also: the blob ends before `end`), NotFoundError, AuthError.
         ValueError unless 0 <= start <= end.
         """
+        ...
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
+        """The same bytes, handed to `sink` in order as they come. What was handed over before a failure is right."""
         ...
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:

@@ -38,6 +38,11 @@ class FetchLoop:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def call(self, work: Callable[[], object]) -> None:
+        """Call a function on the loop, soon."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(work)
+
     def close(self) -> None:
         """Cancel what still runs and end the thread; waits a few seconds at the most. May be repeated."""
         if self._loop is None or self._thread is None or self._loop.is_closed():

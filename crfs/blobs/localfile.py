@@ -6,6 +6,7 @@ import stat
 import threading
 from collections.abc import AsyncGenerator
 
+from crfs.blobs.blob import Sink
 from crfs.errors import NotFoundError, TransportError
 
 # up to here a read is done on the loop: handing it to a thread costs more
@@ -37,6 +38,11 @@ class FileBlob:
         if end - start <= INLINE_MAX:
             return self._read(descriptor, start, end)
         return await asyncio.get_running_loop().run_in_executor(None, self._read, descriptor, start, end)
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
+        """See `Blob.stream_range`."""
+        for at in range(start, end, PIECE):
+            await sink(await self.fetch_range(at, min(at + PIECE, end)))
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """See `Blob.fetch_tail`."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crfs.blobs.blob import Blob
+from crfs.blobs.blob import Blob, Sink
 
 if TYPE_CHECKING:
     from crfs.blobs.fetchloop import FetchLoop
@@ -57,13 +57,20 @@ class Network:
         """What has been sent and received; None while nothing has. Any thread."""
         return self._http.stats if self._http is not None else None
 
-    async def fetch(self, blob: Blob, start: int, end: int, *, urgent: bool = True) -> bytes:
-        """The bytes [start, end) of a blob; see RangeFetcher.fetch(). Fetch loop."""
+    @property
+    def ranges(self) -> "RangeFetcher":
+        """What merges wants of bytes into requests. Fetch loop."""
         if self._ranges is None:
             from crfs.blobs.ranges import RangeFetcher
 
             self._ranges = RangeFetcher()
-        return await self._ranges.fetch(blob, start, end, urgent=urgent)
+        return self._ranges
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Have something done on the fetch thread, if there is one."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call(work)
 
     def close(self) -> None:
         """End the thread and the connections; what still waits fails."""
@@ -103,6 +110,10 @@ class LateBlob:
     async def fetch_range(self, start: int, end: int) -> bytes:
         """See `Blob.fetch_range`."""
         return await self._open().fetch_range(start, end)
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
+        """See `Blob.stream_range`."""
+        await self._open().stream_range(start, end, sink)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """See `Blob.fetch_tail`."""

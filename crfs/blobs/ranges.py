@@ -1,29 +1,90 @@
 """Wants for byte ranges of blobs, merged into few requests and sent over few connections.
 
 Runs on the fetch loop. A want that can't start at once waits in a queue; when a connection is free, the
-oldest want of those that somebody waits for leaves it together with all that lie close to it in the same blob.
+oldest want of those that are needed most leaves it together with all that lie close to it in the same blob.
+Bytes are handed on as they come, so that what has come is decoded while the rest travels.
 """
 
 import asyncio
+import time
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from crfs.blobs.blob import Blob
+from crfs.blobs.need import Need
+from crfs.blobs.pace import Pace
 
-# bytes that are cheaper to read and drop than another request is to make
-MERGE_GAP = 32 << 10
+# bytes that are read and dropped where that costs less than another request, within these bounds
+GAP_MIN, GAP_MAX = 16 << 10, 128 << 10
 MERGE_LIMIT = 8 << 20
 CONNECTIONS = 6
 # of these, for what somebody waits for alone
 RESERVED = 2
 
 
-class _Want(Struct, frozen=True):
+# is told what has come so far, from the want's first byte on, whenever that is more
+Arrived = Callable[[memoryview], None]
+
+
+class _Want(Struct, eq=False):
     blob: Blob
     start: int
     end: int
-    urgent: bool
-    result: asyncio.Future[bytes]
+    need: Need
+    result: asyncio.Future[memoryview]
+    arrived: Arrived | None = None
+
+
+class _Batch:
+    """One request under way, for `wants` in the blob's order."""
+
+    def __init__(self, wants: list[_Want]) -> None:
+        self.wants = wants
+        self.start = wants[0].start
+        self.end = max(want.end for want in wants)
+        self._bytes = memoryview(bytearray(self.end - self.start))
+        self._came = 0
+        self._head = 0
+        self._begun, self._first = time.monotonic(), 0.0
+
+    @property
+    def need(self) -> Need:
+        return min(want.need for want in self.wants)
+
+    def add(self, piece: bytes) -> None:
+        """Hand on what has come."""
+        if not self._came:
+            self._first, self._head = time.monotonic(), len(piece)
+        before, self._came = self.start + self._came, self._came + len(piece)
+        self._bytes[before - self.start : self._came] = piece
+        now = self.start + self._came
+        for want in self.wants:
+            if before < want.end and want.start < now:
+                self._hand_on(want, min(now, want.end))
+
+    def _hand_on(self, want: _Want, end: int) -> None:
+        data = self._bytes[want.start - self.start : end - self.start]
+        if want.arrived is not None and not want.result.done():
+            want.arrived(data)
+        if end == want.end and not want.result.done():
+            want.result.set_result(data)
+
+    def finish(self, pace: Pace) -> None:
+        """All has come."""
+        for want in self.wants:
+            if not want.result.done():
+                # of no bytes at all
+                want.result.set_result(self._bytes[:0])
+        if self._came and self.need < Need.REST:
+            pace.answered(self._first - self._begun)
+            pace.transferred(self._came - self._head, time.monotonic() - self._first)
+
+    def fail(self, error: BaseException) -> None:
+        """Tell those whose bytes have not come."""
+        for want in self.wants:
+            if not want.result.done():
+                want.result.set_exception(error)
 
 
 class RangeFetcher:
@@ -32,16 +93,23 @@ class RangeFetcher:
     def __init__(self, connections: int = CONNECTIONS) -> None:
         self._free = connections
         self._queue: list[_Want] = []
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], _Batch] = {}
         self._woken = False
+        self._paces: dict[str, Pace] = {}
+        # whether nothing runs or waits but the completion of images
+        self._calm = asyncio.Event()
+        self._calm.set()
 
-    async def fetch(self, blob: Blob, start: int, end: int, *, urgent: bool = True) -> bytes:
+    async def fetch(
+        self, blob: Blob, start: int, end: int, need: Need = Need.READER, arrived: Arrived | None = None
+    ) -> memoryview:
         """The bytes [start, end) of a blob; raises what `Blob.fetch_range` raises.
 
-        Not `urgent`: only while nothing urgent waits, and never on the last connections.
+        LIKELY: only while no reader's want waits, and never on the last connections. REST: one at a time, while there
+        is nothing else; it stands still as soon as there is.
         """
         loop = asyncio.get_running_loop()
-        want = _Want(blob, start, end, urgent, loop.create_future())
+        want = _Want(blob, start, end, need, loop.create_future(), arrived)
         self._queue.append(want)
         if not self._woken:
             # after the other wants of this turn of the loop, so that they can be merged
@@ -49,63 +117,96 @@ class RangeFetcher:
             loop.call_soon(self._pump)
         return await want.result
 
+    def hurry(self, blob: Blob, position: int) -> None:
+        """A reader waits for the byte at `position`, which was wanted with less need."""
+        running = [want for batch in self._running.values() for want in batch.wants]
+        for want in (*self._queue, *running):
+            if want.blob is blob and want.start <= position < want.end:
+                want.need = Need.READER
+        self._pump()
+
+    async def calm(self) -> None:
+        """Until nothing runs or waits but REST."""
+        await self._calm.wait()
+
     def _pump(self) -> None:
         self._woken = False
         # whoever has given up needs no request
         self._queue = [want for want in self._queue if not want.result.done()]
         while (first := self._next()) is not None:
             self._free -= 1
-            task = asyncio.ensure_future(self._run(self._take(first)))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            batch = _Batch(self._take(first))
+            task = asyncio.ensure_future(self._run(batch))
+            self._running[task] = batch
+            task.add_done_callback(self._finish)
+        if any(one.need < Need.REST for one in self._queue) or any(
+            batch.need < Need.REST for batch in self._running.values()
+        ):
+            self._calm.clear()
+        else:
+            self._calm.set()
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        # those of a task that was cancelled before it began must not wait for ever
+        self._running.pop(task).fail(asyncio.CancelledError())
+        self._free += 1
+        self._pump()
 
     def _next(self) -> _Want | None:
-        """The oldest want of those that may have a connection now, urgent ones first."""
+        """The oldest want of those that may have a connection now, what is needed most first."""
         if not self._free or not self._queue:
             return None
-        oldest = next((want for want in self._queue if want.urgent), self._queue[0])
-        return oldest if oldest.urgent or self._free > RESERVED else None
+        oldest = min(self._queue, key=lambda want: want.need)
+        if oldest.need is Need.READER:
+            return oldest
+        if oldest.need is Need.LIKELY:
+            return oldest if self._free > RESERVED else None
+        return None if self._running else oldest
 
     def _take(self, first: _Want) -> list[_Want]:
         """A want and those that its request can carry along, in the blob's order."""
-        near = sorted((want for want in self._queue if want.blob is first.blob), key=lambda want: want.start)
+        near = sorted(
+            (want for want in self._queue if want.blob is first.blob and self._may_join(want, first)),
+            key=lambda want: want.start,
+        )
+        gap = min(max(self.pace(first.blob).gap, GAP_MIN), GAP_MAX)
         at = near.index(first)
         batch, start, end = [first], first.start, first.end
         for want in near[at + 1 :]:
-            if not _joins(want.start, end) or max(want.end, end) - start > MERGE_LIMIT:
+            if want.start - end > gap or max(want.end, end) - start > MERGE_LIMIT:
                 break
             batch.append(want)
             end = max(want.end, end)
         for want in reversed(near[:at]):
-            if not _joins(start, want.end) or max(want.end, end) - want.start > MERGE_LIMIT:
+            if start - want.end > gap or max(want.end, end) - want.start > MERGE_LIMIT:
                 break
             batch.insert(0, want)
             start, end = want.start, max(want.end, end)
         self._queue = [want for want in self._queue if want not in batch]
         return batch
 
-    async def _run(self, batch: list[_Want]) -> None:
-        start, end = batch[0].start, max(want.end for want in batch)
+    def _may_join(self, want: _Want, first: _Want) -> bool:
+        """Whether a want may travel with `first`: the completion of an image holds up nobody."""
+        return (want.need is Need.REST) == (first.need is Need.REST)
+
+    def pace(self, blob: Blob) -> Pace:
+        """How quickly the server that has this blob answers."""
+        host = blob.name.partition("/")[0]
+        return self._paces.setdefault(host, Pace())
+
+    async def _run(self, batch: _Batch) -> None:
+        async def sink(piece: bytes) -> None:
+            batch.add(piece)
+            if batch.need is Need.REST:
+                await self._calm.wait()
+
+        blob = batch.wants[0].blob
         try:
-            data = await batch[0].blob.fetch_range(start, end)
+            await blob.stream_range(batch.start, batch.end, sink)
         except BaseException as error:
             # also CancelledError: whoever waits must not wait for ever
-            for want in batch:
-                if not want.result.done():
-                    want.result.set_exception(error)
+            batch.fail(error)
             if not isinstance(error, Exception):
                 raise
         else:
-            view = memoryview(data)
-            for want in batch:
-                if not want.result.done():
-                    piece = data if len(batch) == 1 else bytes(view[want.start - start : want.end - start])
-                    want.result.set_result(piece)
-        finally:
-            self._free += 1
-            self._pump()
-
-
-def _joins(start: int, end: int) -> bool:
-    """Whether a range that begins at `start` is close enough behind one that ends at `end`."""
-    return start - end <= MERGE_GAP
+            batch.finish(self.pace(blob))

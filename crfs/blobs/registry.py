@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from crfs.blobs.blob import FetchedManifest
+from crfs.blobs.blob import FetchedManifest, Sink
 from crfs.blobs.endpoint import Access, RegistryEndpoint
 from crfs.blobs.http import Response
 from crfs.blobs.registriesconf import RegistriesConf
@@ -119,6 +119,17 @@ class RegistryBlob:
     async def fetch_range(self, start: int, end: int) -> bytes:
         """See `Blob.fetch_range`."""
         return await first_of(self._order, lambda resource: resource.fetch_range(start, end))
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
+        """See `Blob.stream_range`; where one place gives up, the next goes on from the same byte."""
+        position = start
+
+        async def count(piece: bytes) -> None:
+            nonlocal position
+            position += len(piece)
+            await sink(piece)
+
+        await first_of(self._order, lambda resource: resource.stream_range(position, end, count))
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """See `Blob.fetch_tail`."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from crfs.blobs.blob import Sink
 from crfs.blobs.http import Http, Response
 from crfs.blobs.transport import RetryPolicy, TransientError, translated
 from crfs.errors import TransportError
@@ -81,25 +82,36 @@ class HttpResource:
 
     async def fetch_range(self, start: int, end: int) -> bytes:
         """Exactly the bytes of [start, end); see `Blob.fetch_range`."""
+        pieces: list[bytes] = []
+
+        async def keep(piece: bytes) -> None:
+            pieces.append(piece)
+
+        await self.stream_range(start, end, keep)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
+        """The same, as it comes; see `Blob.stream_range`."""
         if not 0 <= start <= end:
             raise ValueError(f"not a range: [{start}, {end})")
         if self._size is not None and end > self._size:
             raise TransportError(f"{self._name}: asked for bytes up to {end} of {self._size}")
-        pieces: list[bytes] = []
         retries = self._http.retries(self._retry)
         position = start
+
+        async def count(piece: bytes) -> None:
+            nonlocal position
+            position += len(piece)
+            await sink(piece)
+
         while position < end:
             before = position
             try:
-                await self._fetch_some(position, end, pieces)
+                await self._fetch_some(position, end, count)
             except TransientError as error:
-                position = start + sum(map(len, pieces))
                 if position - before >= PROGRESS_MIN:
                     retries.progressed()
                 await retries.wait(error)
-            else:
-                position = end
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """The last min(size, total) bytes and the total; see `Blob.fetch_tail`."""
@@ -131,15 +143,15 @@ class HttpResource:
                 failed_at = position
                 await retries.wait(error)
 
-    async def _fetch_some(self, start: int, end: int, found: list[bytes]) -> None:
-        """One attempt at [start, end), adding to `found`; TransientError when it brings less."""
+    async def _fetch_some(self, start: int, end: int, sink: Sink) -> None:
+        """One attempt at [start, end); TransientError when it brings less."""
         position = start
         with translated(f"{self._name}: bytes {start} to {end}"):
             async with asyncio.timeout(self._http.limits.span_seconds(end - start)):
                 async with contextlib.aclosing(self._iter_from(start, end)) as pieces:
                     async for piece in pieces:
-                        found.append(piece)
                         position += len(piece)
+                        await sink(piece)
         if position < end:
             raise TransientError(f"{self._name}: {position - start} of {end - start} bytes arrived")
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from crfs.blobs.basic import BasicAuthorizer
+from crfs.blobs.blob import Sink
 from crfs.blobs.http import Http, Response
 from crfs.blobs.resource import HttpResource
 from crfs.formats.reference import UrlSource
@@ -31,6 +32,10 @@ class UrlBlob:
     async def fetch_range(self, start: int, end: int) -> bytes:
         """See `Blob.fetch_range`."""
         return await self._resource.fetch_range(start, end)
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
+        """See `Blob.stream_range`."""
+        await self._resource.stream_range(start, end, sink)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """See `Blob.fetch_tail`."""

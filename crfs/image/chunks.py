@@ -7,11 +7,13 @@ import contextlib
 import itertools
 import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 
 from crfs._native.index import Chunk, Tree
 from crfs._native.pagecache import PageCache
+from crfs.blobs.need import Need
 from crfs.blobs.network import Network
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError, DigestMismatch, FormatError
@@ -29,11 +31,11 @@ _BACKLOG_MAX = 16 << 20
 class _Member:
     """A compressed member on its way: it is fetched, and then decoded once, by whoever comes first."""
 
-    __slots__ = ("attempt", "chunks", "claimed", "data", "flights", "urgent")
+    __slots__ = ("attempt", "chunks", "claimed", "data", "flights", "need")
 
-    def __init__(self, chunks: list[Chunk], urgent: bool) -> None:
+    def __init__(self, chunks: list[Chunk], need: Need) -> None:
         self.chunks = chunks
-        self.urgent = urgent
+        self.need = need
         self.flights: dict[int, Future[bytes]] = {chunk.id: Future() for chunk in chunks}
         self.data: memoryview | None = None
         self.claimed = False
@@ -88,10 +90,10 @@ class ChunkLoader:
             for flight in member.flights.values():
                 _settle(flight, CrfsError("the mount is going away"))
 
-    def load(self, chunk: int, along: Along = NOTHING, *, urgent: bool = True) -> Future[bytes]:
+    def load(self, chunk: int, along: Along = NOTHING, need: Need = Need.READER) -> Future[bytes]:
         """The decoded chunk, and its neighbours `along` in the same request. It fails with a CrfsError.
 
-        `urgent`: somebody waits. What has arrived but waits its turn is then decoded here and now.
+        What is on its way already is hurried on for a reader; what has come but waits its turn is then decoded here.
         """
         with self._lock:
             if self._stopped:
@@ -104,18 +106,25 @@ class ChunkLoader:
                     return landed
                 members = self._claim_locked(chunk, along)
                 wanted = self._members[chunk]
-            wanted.urgent = wanted.urgent or urgent
+            late = wanted.need > need
+            wanted.need = min(wanted.need, need)
         if members:
             self._network.submit(self._fetch(members))
-        elif urgent and wanted.data is not None:
+        elif need is Need.READER and wanted.data is not None:
             self._decode(wanted)
+        elif late and need is Need.READER:
+            self._hurry(wanted)
         return wanted.flights[chunk]
+
+    def _hurry(self, member: _Member) -> None:
+        blob = self._layers[member.chunks[0].layer].blob
+        self._network.call(lambda: self._network.ranges.hurry(blob, member.start))
 
     def has(self, chunk: int) -> bool:
         """Whether a chunk is here or on its way."""
         return not self._is_missing(chunk)
 
-    async def fetch_ahead(self, chunks: Sequence[int]) -> bool:
+    async def fetch_ahead(self, chunks: Sequence[int], need: Need = Need.LIKELY) -> bool:
         """Fetch chunks that lie together in a blob, in their order there; for whoever comes. Fetch loop.
 
         False where that failed, or nothing is wanted any more.
@@ -123,14 +132,14 @@ class ChunkLoader:
         with self._lock:
             if self._stopped:
                 return False
-            members = self._claim_missing_locked(chunks)
-        return not members or await self._fetch(members, urgent=False)
+            members = self._claim_missing_locked(chunks, need)
+        return not members or await self._fetch(members)
 
-    def _claim_missing_locked(self, chunks: Sequence[int]) -> list[_Member]:
+    def _claim_missing_locked(self, chunks: Sequence[int], need: Need) -> list[_Member]:
         members = []
         for number in chunks:
             if self._is_missing(number):
-                member = _Member([self._tree.chunk(part) for part in self._tree.member(number)], urgent=False)
+                member = _Member([self._tree.chunk(part) for part in self._tree.member(number)], need)
                 self._members.update((part.id, member) for part in member.chunks)
                 members.append(member)
         return members
@@ -162,7 +171,7 @@ class ChunkLoader:
             if number not in self._members:
                 # else: a neighbour that shares its member with another one
                 parts = [self._tree.chunk(part) for part in self._tree.member(number)]
-                member = _Member(parts, urgent=False)
+                member = _Member(parts, Need.LIKELY)
                 self._members.update((part.id, member) for part in parts)
                 members.append(member)
         return members
@@ -173,28 +182,50 @@ class ChunkLoader:
         digest = self._tree.chunk(chunk).digest
         return digest is None or not self._store.has_chunk(digest)
 
-    async def _fetch(self, members: list[_Member], *, urgent: bool = True) -> bool:
-        """Fetch neighbouring members of one blob in one request; have them decoded, the urgent ones first.
+    async def _fetch(self, members: list[_Member]) -> bool:
+        """Fetch neighbouring members of one blob in one request; each is decoded as soon as it has come.
 
-        False where they can't be had, and those who wait have been told. Not `urgent`: nobody waits.
+        False where they can't be had, and those who wait have been told.
         """
-        layer = self._layers[members[0].chunks[0].layer]
-        start, end = members[0].start, members[-1].end
+        blob = self._layers[members[0].chunks[0].layer].blob
+        start, end = members[0].start, max(member.end for member in members)
+        need = min(member.need for member in members)
+        left = deque(members)
+
+        def arrived(data: memoryview) -> None:
+            came = []
+            while left and left[0].end - start <= len(data):
+                member = left.popleft()
+                member.data = data[member.start - start : member.end - start]
+                came.append(member)
+            self._have_decoded(came)
+
         try:
-            data = memoryview(await self._network.fetch(layer.blob, start, end, urgent=urgent))
+            await self._network.ranges.fetch(blob, start, end, need, arrived)
         except BaseException as error:
-            for member in members:
+            for member in left:
                 self._fail(member, error)
             if not isinstance(error, Exception):
                 raise
             return False
-        for member in members:
-            member.data = data[member.start - start : member.end - start]
-        for member in sorted(members, key=lambda member: not member.urgent):
-            with contextlib.suppress(RuntimeError):
-                # the pools have ended, and stop() has told everyone
-                (self._pool if member.urgent else self._idle).submit(self._decode, member)
         return True
+
+    def _have_decoded(self, members: Sequence[_Member]) -> None:
+        """In the pool what a reader waits for, the others behind each other."""
+        rest = []
+        # the pools may have ended, and stop() has told everyone
+        with contextlib.suppress(RuntimeError):
+            for member in members:
+                if member.need is Need.READER:
+                    self._pool.submit(self._decode, member)
+                else:
+                    rest.append(member)
+            if rest:
+                self._idle.submit(self._decode_all, rest)
+
+    def _decode_all(self, members: Sequence[_Member]) -> None:
+        for member in members:
+            self._decode(member)
 
     def _decode(self, member: _Member) -> None:
         """Inflate, verify and publish a member's chunks, unless somebody does already. Not on the loop."""
@@ -227,12 +258,13 @@ class ChunkLoader:
 
     def _publish(self, member: _Member, pieces: list[bytes]) -> None:
         for chunk, piece in zip(member.chunks, pieces, strict=True):
-            self._pages.insert(chunk.id, piece)
+            if member.need < Need.REST:
+                self._pages.insert(chunk.id, piece)
             _settle(member.flights[chunk.id], piece)
         member.data = None
         size = sum(map(len, pieces))
         with self._lock:
-            later = member.urgent and self._backlog + size <= _BACKLOG_MAX
+            later = member.need is Need.READER and self._backlog + size <= _BACKLOG_MAX
             self._backlog += size
         if later:
             with contextlib.suppress(RuntimeError):

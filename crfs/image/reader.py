@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future
 
 from crfs._native.index import Chunk, Tree
 from crfs._native.pagecache import PageCache
+from crfs.blobs.need import Need
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError
 from crfs.image.chunks import ChunkLoader
@@ -170,7 +171,7 @@ class ImageReader:
             return None
         if place.digest and self._store.has_chunk(place.digest):
             return None
-        return self._loader.load(chunk, along, urgent=False)
+        return self._loader.load(chunk, along, Need.LIKELY)
 
     def _wait_counted(
         self, layer: int, size: int, flight: Future[bytes], given_up: Callable[[], bool]

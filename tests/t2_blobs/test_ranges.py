@@ -10,14 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crfs.blobs import ranges
+from crfs.blobs.blob import Sink
 from crfs.blobs.http import Http
-from crfs.blobs.ranges import CONNECTIONS, MERGE_GAP, MERGE_LIMIT, RangeFetcher
+from crfs.blobs.need import Need
+from crfs.blobs.pace import Pace
+from crfs.blobs.ranges import CONNECTIONS, MERGE_LIMIT, RESERVED, RangeFetcher
 from crfs.blobs.url import UrlBlob
 from crfs.errors import NotFoundError, TransportError
 from crfs.formats.reference import parse_url
 from tests.support.faults import CutBody, FaultProxy, IgnoreRange, Slow, Status
 from tests.support.fetching import with_http
 
+# before anything was measured
+MERGE_GAP = Pace().gap
 DATA = random.Random(1).randbytes(300_000)
 
 
@@ -31,12 +36,16 @@ class CountingBlob:
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: BaseException | None = None
+        self.piece = 1 << 16
 
     @property
     def name(self) -> str:
         return "counting"
 
     async def fetch_range(self, start: int, end: int) -> bytes:
+        raise NotImplementedError
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
         self.asked.append((start, end))
         self.active += 1
         self.most_active = max(self.most_active, self.active)
@@ -48,7 +57,8 @@ class CountingBlob:
         if self.error is not None:
             raise self.error
         assert end <= len(self.data)
-        return self.data[start:end]
+        for at in range(start, end, self.piece):
+            await sink(self.data[at : min(at + self.piece, end)])
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         raise NotImplementedError
@@ -67,7 +77,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def start(fetcher: RangeFetcher, blob: CountingBlob, *wants: tuple[int, int]) -> list[asyncio.Task[bytes]]:
+def start(
+    fetcher: RangeFetcher, blob: CountingBlob, *wants: tuple[int, int]
+) -> list[asyncio.Task[memoryview]]:
     return [asyncio.ensure_future(fetcher.fetch(blob, *want)) for want in wants]
 
 
@@ -105,7 +117,7 @@ def test_any_wants_get_their_bytes(
             assert end in {want[1] for want in asked}
             assert end - begin <= limit or (begin, end) in asked
 
-    with patch.object(ranges, "MERGE_GAP", gap), patch.object(ranges, "MERGE_LIMIT", limit):
+    with patch.multiple(ranges, GAP_MIN=gap, GAP_MAX=gap, MERGE_LIMIT=limit):
         asyncio.run(run())
 
 
@@ -294,6 +306,92 @@ def test_cancelled_request_does_not_leave_its_waiters_alone() -> None:
     asyncio.run(run())
 
 
+def test_what_has_come_is_handed_on_while_the_rest_travels() -> None:
+    async def run() -> None:
+        blob = CountingBlob()
+        blob.piece = 1000
+        seen: list[int] = []
+        wanted = RangeFetcher().fetch(blob, 500, 3500, arrived=lambda data: seen.append(len(data)))
+        assert await wanted == DATA[500:3500]
+        assert seen == [1000, 2000, 3000]
+
+    asyncio.run(run())
+
+
+def test_want_is_done_before_those_behind_it() -> None:
+    async def run() -> None:
+        blob = CountingBlob()
+        blob.piece = 10
+        done: list[int] = []
+        tasks = start(RangeFetcher(), blob, (0, 10), (10, 30), (15, 40))
+        for task in tasks:
+            task.add_done_callback(lambda one: done.append(len(one.result())))
+        await asyncio.gather(*tasks)
+        assert done == [10, 20, 25]
+
+    asyncio.run(run())
+
+
+def test_readers_come_first_then_what_is_likely_then_the_rest() -> None:
+    async def run() -> None:
+        blob = CountingBlob()
+        fetcher = RangeFetcher(RESERVED + 1)
+        blob.gate.clear()
+        needs = [Need.REST, Need.LIKELY, Need.LIKELY, Need.READER, Need.REST]
+        places = [number * 2 * MERGE_GAP for number in range(len(needs))]
+        tasks = [
+            asyncio.ensure_future(fetcher.fetch(blob, at, at + 1, need))
+            for at, need in zip(places, needs, strict=True)
+        ]
+        await settle()
+        # one connection is for what is likely, and is taken by the reader
+        assert blob.asked == [(places[3], places[3] + 1)]
+        blob.gate.set()
+        await asyncio.gather(*tasks)
+        assert [start for start, _ in blob.asked] == [places[number] for number in (3, 1, 2, 0, 4)]
+
+    asyncio.run(run())
+
+
+def test_the_rest_stands_still_while_a_reader_waits() -> None:
+    async def run() -> None:
+        blob, other = CountingBlob(), CountingBlob()
+        blob.piece = 1000
+        fetcher = RangeFetcher()
+        came: list[int] = []
+        rest = asyncio.ensure_future(
+            fetcher.fetch(blob, 0, 50_000, Need.REST, lambda data: came.append(len(data)))
+        )
+        other.gate.clear()
+        # not waited for: the reader comes before the first byte
+        reader = start(fetcher, other, (0, 10))[0]
+        await settle()
+        assert len(came) <= 1
+        assert not rest.done()
+        other.gate.set()
+        assert await reader == DATA[:10]
+        assert await rest == DATA[:50_000]
+
+    asyncio.run(run())
+
+
+def test_what_a_reader_comes_to_wait_for_goes_on() -> None:
+    async def run() -> None:
+        blob, other = CountingBlob(), CountingBlob()
+        fetcher = RangeFetcher()
+        other.gate.clear()
+        reader = start(fetcher, other, (0, 10))[0]
+        rest = asyncio.ensure_future(fetcher.fetch(blob, 0, 50_000, Need.REST))
+        await settle()
+        assert blob.asked == []
+        fetcher.hurry(blob, 20_000)
+        assert await rest == DATA[:50_000]
+        other.gate.set()
+        await reader
+
+    asyncio.run(run())
+
+
 @pytest.fixture
 def proxy() -> Iterator[FaultProxy]:
     with FaultProxy({"/blob": DATA}) as served:
@@ -304,7 +402,9 @@ def fetch_all(proxy: FaultProxy, *wanted: tuple[int, int]) -> list[bytes | BaseE
     async def work(http: Http) -> list[bytes | BaseException]:
         blob = UrlBlob(parse_url(f"{proxy.url}/blob"), http, verify=False)
         fetcher = RangeFetcher()
-        return await asyncio.gather(*(fetcher.fetch(blob, *want) for want in wanted), return_exceptions=True)
+        fetches = (fetcher.fetch(blob, *want) for want in wanted)
+        found = await asyncio.gather(*fetches, return_exceptions=True)
+        return [one if isinstance(one, BaseException) else bytes(one) for one in found]
 
     return with_http(work)
 

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from crfs.blobs.blob import Blob
+from crfs.blobs.blob import Blob, Sink
 from crfs.blobs.http import Http
 from crfs.blobs.localfile import FileBlob
 from crfs.blobs.store import Store, open_store
@@ -60,6 +60,9 @@ class PiecedBlob:
             yield piece
 
     async def fetch_range(self, start: int, end: int) -> bytes:
+        raise NotImplementedError
+
+    async def stream_range(self, start: int, end: int, sink: Sink) -> None:
         raise NotImplementedError
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
