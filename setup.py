@@ -21,6 +21,8 @@ KERNELS: dict[str, list[str]] = {
     "index": [],
     "pagecache": [],
     "turns": [],
+    "contents": ["crypto"],
+    "erofs": [],
 }
 
 

@@ -24,15 +24,6 @@ globals()["Chunk"] = ChunkTuple
 cdef class Tree:
     """Lookups in a tree image. IndexError for a number that names no inode or chunk."""
 
-    cdef Py_buffer buffer
-    cdef const Header *header
-    cdef const Inode *inode_table
-    cdef const Dentry *dentry_table
-    cdef const Chunk *chunk_table
-    cdef const uint32_t *order
-    cdef const uint32_t *rank
-    cdef const unsigned char *heap
-
     def __cinit__(self, image, *, sound=False):
         PyObject_GetBuffer(image, &self.buffer, PyBUF_SIMPLE)
 

@@ -45,3 +45,24 @@ cdef struct Chunk:
 
 cdef inline uint64_t padded(uint64_t size) noexcept nogil:
     return (size + 7) & ~(<uint64_t>7)
+
+cdef class Tree:
+    cdef Py_buffer buffer
+    cdef const Header *header
+    cdef const Inode *inode_table
+    cdef const Dentry *dentry_table
+    cdef const Chunk *chunk_table
+    cdef const uint32_t *order
+    cdef const uint32_t *rank
+    cdef const unsigned char *heap
+    cdef bint is_sound(self) noexcept nogil
+    cdef bint is_sound_place(self, uint32_t inode) noexcept nogil
+    cdef bint are_sound_dentries(self, uint32_t inode) noexcept nogil
+    cdef bint are_sound_chunks(self, uint32_t inode) noexcept nogil
+    cdef bint are_sound_xattrs(self, const Inode *at) noexcept nogil
+    cdef const Inode *get(self, uint64_t inode) except NULL
+    cdef uint32_t first_at(self, const Inode *at, uint64_t off) noexcept nogil
+    cdef const Chunk *get_chunk(self, uint32_t chunk) except NULL
+    cdef bint same_member(self, uint32_t chunk, const Chunk *at) noexcept
+    cdef bint is_near(self, const Chunk *other, const Chunk *at, uint64_t away, uint64_t reach,
+                      uint64_t nearby, uint64_t largest) noexcept
