@@ -10,7 +10,7 @@ from crfs.cli.convert import add_access_options, add_format_options, plan_of, pr
 from crfs.cli.options import add_log_options, configure_log
 from crfs.convert.changes import Committed, check_changes
 from crfs.errors import MountError, UsageError
-from crfs.mount.mountpoint import FSTYPE, find_mount, resolve
+from crfs.mount.mountpoint import find_mount, resolve
 from crfs.mount.state import MountState, find_state
 
 
@@ -85,7 +85,7 @@ def changed_tree(directory: Path, base: str | None) -> tuple[Path, str, Path | N
     """The upper directory, what lies below it, and where it is mounted; MountError, UsageError."""
     where = resolve(directory)
     mounted = find_mount(where)
-    if mounted is not None and mounted.fstype == FSTYPE:
+    if mounted is not None and mounted.is_ours:
         state = find_state(mounted.device)
         if state is None:
             raise MountError(f"{directory}: it is not known what was mounted here (another user's mount?)")

@@ -13,6 +13,7 @@ from crfs.cli.options import add_log_options, add_source_options, add_trace_opti
 from crfs.formats.reference import parse_source
 from crfs.fuse.session import block_signals, interruptible
 from crfs.mount.daemon import Ready
+from crfs.mount.engines.choice import AUTO, NAMES, Choice, Wanted, choose
 from crfs.mount.fuse import MountRequest, serve_tree
 from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
@@ -50,6 +51,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "again for more, topmost first. -o lowerdir=A:B is the same",
     )
     parser.add_argument(
+        "--engine",
+        choices=NAMES,
+        default=AUTO,
+        help="what carries the mount: fuse, or the kernel's overlayfs for what is written to (overlay); "
+        "the best that the machine allows unless given (auto)",
+    )
+    parser.add_argument(
         "--no-server",
         dest="server",
         action="store_false",
@@ -74,16 +82,17 @@ def run(args: argparse.Namespace) -> int:
 
         stack = stack_of(args)
     where = claim(args.dir, nonempty=nonempty)
+    choice = choose(args.engine, Wanted(None if stack is None else stack.spec, fuse_options))
     if args.foreground:
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
-        _serve(args, where, fuse_options, stack, lambda: None)
+        _serve(args, where, fuse_options, stack, choice, lambda: None)
         return 0
     log_path = (args.log_file or log_directory() / "mount.log").absolute()
 
     def work(ready: Ready) -> None:
         log = open_log(log_path)
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
-        _serve(args, where, fuse_options, stack, lambda: ready(log))
+        _serve(args, where, fuse_options, stack, choice, lambda: ready(log))
 
     run_in_background(work, warm=args.server)
     return 0
@@ -94,21 +103,26 @@ def _serve(
     where: Path,
     options: tuple[str, ...],
     stack: "Stack | None",
+    choice: Choice,
     ready: Callable[[], None],
 ) -> None:
     """Open what is to be mounted and serve it; runs in the process that stays."""
     tame_malloc()
     block_signals()
     if stack is None:
-        _serve_image(args, where, options, ready)
+        _serve_image(args, where, options, choice, ready)
     else:
         from crfs.cli.upper import serve_stack
 
-        serve_stack(args, where, options, stack, ready)
+        serve_stack(args, where, options, stack, choice, ready)
 
 
 def _serve_image(
-    args: argparse.Namespace, where: Path, options: tuple[str, ...], ready: Callable[[], None]
+    args: argparse.Namespace,
+    where: Path,
+    options: tuple[str, ...],
+    choice: Choice,
+    ready: Callable[[], None],
 ) -> None:
     from crfs.cli.compose import open_image
     from crfs.cli.services import open_services, settings_of
@@ -119,7 +133,7 @@ def _serve_image(
         with interruptible():
             image = open_image(services, settings, parse_source(args.source))
         settle()
-        request = MountRequest(where, image.name, options)
+        request = MountRequest(where, image.name, options, choice=choice)
         serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
     finally:
         services.close()

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from crfs.cli.options import parse_bool, parse_size
+from crfs.cli.options import parse_bool, parse_engine, parse_size
 from crfs.errors import UsageError
 from crfs.integrations.escapes import split_list, unescape
 
@@ -51,6 +51,8 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 args.lower = [*args.lower, *(unescape(each) for each in split_list(value))]
             case "authfile" | "platform" | "log_level" | "pull":
                 setattr(args, name, value)
+            case "engine":
+                args.engine = parse_engine(value)
             case "no_trace":
                 args.traces = not parse_bool(value or "true")
             case "cache_size" | "cache_free":

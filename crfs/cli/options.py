@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from crfs.mount.engines.choice import NAMES
+
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
     """SOURCE and how to reach it; names as skopeo and podman have them."""
@@ -121,6 +123,13 @@ def parse_size(text: str) -> int:
     number, unit, binary = match.groups()
     power = " KMGT".index((unit or " ").upper())
     return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def parse_engine(text: str) -> str:
+    """The name of an engine, or `auto`."""
+    if text not in NAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(NAMES)}")
+    return text
 
 
 def parse_bool(text: str) -> bool:

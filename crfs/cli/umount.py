@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
-from crfs.mount.mountpoint import FSTYPE, find_mount, resolve
+from crfs.mount.mountpoint import find_mount, resolve
 from crfs.mount.state import drop_dead_state, find_state
 
 _WAIT_SECONDS = 10
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Unmount; MountError where DIR is no mount of ours, or is in use."""
     where = resolve(args.dir)
     mounted = find_mount(where)
-    if mounted is None or mounted.fstype != FSTYPE:
+    if mounted is None or not mounted.is_ours:
         raise MountError(f"{args.dir}: no image is mounted here")
     state = find_state(mounted.device)
     unmount(where, lazy=args.lazy)

@@ -13,9 +13,13 @@ from crfs.cli.overlay import open_overlay
 from crfs.cli.services import settings_of
 from crfs.errors import UsageError
 from crfs.fuse.session import interruptible
+from crfs.fuse.view import PLAIN_VIEW
+from crfs.fuse.writable import Writable
+from crfs.mount.engines.choice import Choice, EngineName
 from crfs.mount.fuse import MountRequest
 from crfs.mount.memory import settle
-from crfs.mount.writable import serve_overlay
+from crfs.mount.writable import serve_overlay, workers_for
+from crfs.overlay.lower import ImageLower, Lower
 from crfs.overlay.overlay import UpperSpec, check_directories
 
 
@@ -43,6 +47,7 @@ def serve_stack(
     where: Path,
     options: tuple[str, ...],
     stack: Stack,
+    choice: Choice,
     ready: Callable[[], None],
 ) -> None:
     """Serve lower trees, under an upper directory if there is one, until unmounted."""
@@ -57,5 +62,31 @@ def serve_stack(
             writable=stack.spec is not None,
             lowers=tuple(opened.sources),
             upper=None if stack.spec is None else os.fsdecode(stack.spec.upperdir),
+            choice=choice,
         )
-        serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)
+        if choice.engine is EngineName.OVERLAY and stack.spec is not None:
+            # what a crash has left half-done is nothing that the kernel's would do
+            open_overlay(trees, stack.spec).close()
+            _serve_below(trees, request, stack.spec, ready, opened.stop)
+        else:
+            serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)
+
+
+def _serve_below(
+    trees: list[Lower],
+    request: MountRequest,
+    spec: UpperSpec,
+    ready: Callable[[], None],
+    stop: Callable[[], None],
+) -> None:
+    """With the kernel's overlayfs on top."""
+    from crfs.fuse.lowertree import LowerTree
+    from crfs.mount.engines.overlay import serve_under_overlay
+
+    match trees:
+        case [ImageLower() as image]:
+            serve_under_overlay(LowerTree(image.tree, image.reader), request, spec, ready, stop)
+        case _:
+            merged = open_overlay(trees, None)
+            operations = Writable(merged, PLAIN_VIEW)
+            serve_under_overlay(operations, request, spec, ready, stop, workers_for(merged))

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -13,6 +13,7 @@ from crfs._native.index import Tree
 from crfs.errors import MountError
 from crfs.fuse.readonly import Reader, ReadOnly
 from crfs.fuse.session import NETWORK_WORKERS, Operations, open_session, serve
+from crfs.mount.engines.choice import FUSE, Choice
 from crfs.mount.mountpoint import find_mount
 from crfs.mount.state import stated
 
@@ -20,7 +21,8 @@ from crfs.mount.state import stated
 class MountRequest(Struct, frozen=True):
     """Where to mount and how: `options` go to libfuse as they are, `source` is what mount(8) shows.
 
-    Unless `threaded`, requests are answered one after the other. `lowers` and `upper` are an overlay's, for MountState.
+    Unless `threaded`, requests are answered one after the other. For MountState: an overlay's `lowers` and `upper`,
+    and the `choice` of an engine.
     """
 
     mountpoint: Path
@@ -30,6 +32,7 @@ class MountRequest(Struct, frozen=True):
     threaded: bool = True
     lowers: tuple[str, ...] = ()
     upper: str | None = None
+    choice: Choice = FUSE
 
 
 def session_options(request: MountRequest) -> list[str]:
@@ -70,25 +73,43 @@ def serve_operations(
 
     `ready` is called when it answers, `stop` at the end, to wake who waits. MountError if it can't be made.
     """
-    if not os.path.exists("/dev/fuse"):
-        raise MountError("/dev/fuse is missing: load the fuse module, or give the container the device")
-    _allow_open_files()
+    prepare()
     open_session(operations, request.mountpoint, session_options(request))
     with contextlib.ExitStack() as known:
 
         def announce() -> None:
-            mounted = find_mount(request.mountpoint)
-            if mounted is not None:
-                state = stated(
-                    mounted.device, request.mountpoint, request.source, request.lowers, request.upper
-                )
-                known.enter_context(state)
+            known.enter_context(announced(request))
             ready()
 
         serve(request.mountpoint, announce, stop, workers=workers if request.threaded else 1)
 
 
-def _allow_open_files() -> None:
-    """As many as may be: each open file of the mount, and each that is referred to without a name, holds one."""
+@contextlib.contextmanager
+def announced(request: MountRequest) -> Iterator[None]:
+    """Have it known what is mounted, and that this process serves it."""
+    mounted = find_mount(request.mountpoint)
+    if mounted is None:
+        yield
+        return
+    choice = request.choice
+    with stated(
+        mounted.device,
+        request.mountpoint,
+        request.source,
+        request.lowers,
+        request.upper,
+        choice.engine,
+        choice.passed_over,
+    ):
+        yield
+
+
+def prepare() -> None:
+    """Before a session: MountError where there is no FUSE; then, open files as many as may be.
+
+    Each open file of the mount, and each that is referred to without a name, holds one.
+    """
+    if not os.path.exists("/dev/fuse"):
+        raise MountError("/dev/fuse is missing: load the fuse module, or give the container the device")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -7,19 +7,30 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from crfs.blobs.directories import runtime_directory
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
 from crfs.mount.state import drop_dead_state
 
 FSTYPE = "fuse.crfs"
+# below the runtime directory: where lower trees of kernel mounts are mounted, by a name that nothing else has
+PLACES = "trees"
 
 
 class Mounted(Struct, frozen=True):
-    """A line of mountinfo (proc(5)): `device` is MAJOR:MINOR."""
+    """A line of mountinfo (proc(5)): `device` is MAJOR:MINOR, `options` those of the file system."""
 
     device: str
     fstype: str
     source: str
+    options: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether crfs has mounted it, by whichever engine."""
+        return self.fstype == FSTYPE or (
+            self.fstype == "overlay" and f"lowerdir={runtime_directory() / PLACES}/" in self.options
+        )
 
 
 def find_mount(path: Path) -> Mounted | None:
@@ -28,9 +39,10 @@ def find_mount(path: Path) -> Mounted | None:
     # bytes: str.splitlines() would also end a line at characters that a path may have in it
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
         fields, _, tail = line.partition(b" - ")
-        parts, (fstype, source, *_) = fields.split(b" "), tail.split(b" ")
+        parts, (fstype, source, options) = fields.split(b" "), tail.split(b" ", 2)
         if _unescape(parts[4]) == wanted:
-            found = Mounted(parts[2].decode(), fstype.decode(), os.fsdecode(_unescape(source)))
+            shown = (os.fsdecode(_unescape(field)) for field in (source, options))
+            found = Mounted(parts[2].decode(), fstype.decode(), *shown)
     return found
 
 
@@ -46,7 +58,7 @@ def claim(path: Path, *, nonempty: bool) -> Path:
     """
     where = resolve(path)
     mounted = find_mount(where)
-    if mounted and mounted.fstype == FSTYPE:
+    if mounted and mounted.is_ours:
         if not is_dead(where):
             raise MountError(f"{path}: {mounted.source} is mounted here already")
         unmount(where, lazy=True)
@@ -76,8 +88,10 @@ def resolve(path: Path) -> Path:
 def is_dead(path: Path) -> bool:
     """Whether the mount at `path` has lost its server."""
     try:
-        # never answered from what the kernel remembers, as stat is
+        # neither is answered from what the kernel remembers, as stat is; the first not by what lies below an overlay
         os.statvfs(path)
+        with os.scandir(path) as names:
+            next(names, None)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -6,7 +6,7 @@ left over from a kill and is not believed.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ class MountState(msgspec.Struct, frozen=True):
     """A mount and the process that serves it; `started` is the process's start in clock ticks (proc(5)).
 
     Of an overlay: its `lowers`, topmost first, as sources that can be opened again, images by digest; and `upper`.
+    `engine` serves it, and those that would have been better were passed over, each for a reason.
     """
 
     mountpoint: str
@@ -26,6 +27,8 @@ class MountState(msgspec.Struct, frozen=True):
     started: int
     lowers: tuple[str, ...] = ()
     upper: str | None = None
+    engine: str = "fuse"
+    passed_over: dict[str, str] = {}
 
 
 def _path(device: str) -> Path:
@@ -45,7 +48,13 @@ def process_start(pid: int) -> int | None:
 
 @contextlib.contextmanager
 def stated(
-    device: str, mountpoint: Path, source: str, lowers: Sequence[str] = (), upper: str | None = None
+    device: str,
+    mountpoint: Path,
+    source: str,
+    lowers: Sequence[str] = (),
+    upper: str | None = None,
+    engine: str = "fuse",
+    passed_over: Mapping[str, str] = {},
 ) -> Iterator[None]:
     """Have it known, for as long as this lasts, that this process serves the mount with that device number.
 
@@ -60,6 +69,8 @@ def stated(
             process_start(pid) or 0,
             tuple(map(_shown, lowers)),
             None if upper is None else _shown(upper),
+            engine,
+            dict(passed_over),
         )
         _store(device, state)
     try:

@@ -21,7 +21,11 @@ def serve_overlay(
     # modes are the caller's, who has applied his own umask
     os.umask(0)
     try:
-        workers = DISK_WORKERS if overlay.is_local else NETWORK_WORKERS
-        serve_operations(Writable(overlay, view), request, ready, stop, workers)
+        serve_operations(Writable(overlay, view), request, ready, stop, workers_for(overlay))
     finally:
         overlay.close()
+
+
+def workers_for(overlay: Overlay) -> int:
+    """How many threads answer best."""
+    return DISK_WORKERS if overlay.is_local else NETWORK_WORKERS

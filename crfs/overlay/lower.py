@@ -82,6 +82,8 @@ class Lower(Protocol):
 class ImageReader(Protocol):
     """Where an image's bytes come from (crfs.image.reader)."""
 
+    def find_cached(self, inode: int, off: int, size: int) -> bytes | None: ...
+
     def read(self, inode: int, off: int, size: int, given_up: GivenUp) -> bytes: ...
 
 
@@ -105,8 +107,8 @@ class ImageLower:
     is_local: ClassVar[bool] = False
 
     def __init__(self, tree: Tree, reader: ImageReader, root: int = 1) -> None:
-        self._tree = tree
-        self._reader = reader
+        self.tree = tree
+        self.reader = reader
         self._root = root
 
     def root(self) -> int:
@@ -115,10 +117,10 @@ class ImageLower:
 
     def find(self, directory: int, name: bytes) -> Found | None:
         """What a directory holds under a name."""
-        inode = self._tree.find(directory, name)
+        inode = self.tree.find(directory, name)
         if not inode:
             return None
-        found = self._tree.attributes(inode)
+        found = self.tree.attributes(inode)
         return Found(inode, found.mode, inode, nlink=found.nlink)
 
     def marks(self, directory: int) -> DirMarks:
@@ -127,35 +129,35 @@ class ImageLower:
 
     def entries(self, directory: int) -> Iterator[tuple[bytes, Found]]:
         """All names of a directory."""
-        for name, inode, mode in self._tree.entries(directory, 0, 0xFFFFFFFF):
+        for name, inode, mode in self.tree.entries(directory, 0, 0xFFFFFFFF):
             yield name, Found(inode, mode, inode)
 
     def attributes(self, handle: int) -> Attributes:
         """What stat shows."""
-        mode, nlink, uid, gid, rdev, size, mtime_ns = self._tree.attributes(handle)
+        mode, nlink, uid, gid, rdev, size, mtime_ns = self.tree.attributes(handle)
         return Attributes(
             mode, nlink, uid, gid, rdev, size, (size + 511) // 512, mtime_ns, mtime_ns, mtime_ns
         )
 
     def readlink(self, handle: int) -> bytes:
         """A symbolic link's target."""
-        return self._tree.readlink(handle)
+        return self.tree.readlink(handle)
 
     def xattrs(self, handle: int) -> Mapping[bytes, bytes]:
         """All extended attributes."""
-        return self._tree.xattrs(handle)
+        return self.tree.xattrs(handle)
 
     def identity(self) -> bytes:
         """What an image's numbers depend on."""
-        tree = self._tree
+        tree = self.tree
         return b"image:%d:%d:%d:%d" % (self._root, tree.inodes, tree.chunks, tree.file_bytes)
 
     def names(self, key: int) -> list[bytes]:
         """All paths of a file below the directory that is shown."""
-        paths = self._tree.paths(key)
+        paths = self.tree.paths(key)
         if self._root == 1:
             return paths
-        above = self._tree.path(self._root) + b"/"
+        above = self.tree.path(self._root) + b"/"
         return [path[len(above) :] for path in paths if path.startswith(above)]
 
     def moves(self) -> list[Move]:
@@ -164,7 +166,7 @@ class ImageLower:
 
     def open(self, handle: int) -> OpenLower:
         """A file to read from."""
-        return _OpenInode(self._reader, handle)
+        return _OpenInode(self.reader, handle)
 
 
 class _OpenFile(Struct, frozen=True):

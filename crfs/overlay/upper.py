@@ -362,10 +362,10 @@ def open_upper(upper: bytes, work: bytes, root: Node, *, userxattr: bool) -> Upp
         os.mkdir(b"work", 0o700, dir_fd=work_root)
     work_fd = os.open(b"work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=work_root)
     os.close(work_root)
-    return Upper(fd, work_fd, root, userxattr=userxattr or not _may_set_trusted(work_fd))
+    return Upper(fd, work_fd, root, userxattr=userxattr or not may_set_trusted(work_fd))
 
 
-def _may_set_trusted(fd: int) -> bool:
+def may_set_trusted(fd: int) -> bool:
     """Whether `trusted.` attributes are ours to set: root's of a user namespace are not."""
     try:
         os.setxattr(fd, TRUSTED + b"opaque", b"n")

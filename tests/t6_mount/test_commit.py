@@ -70,7 +70,7 @@ def change(root: Path) -> None:
     os.chown(new / "hard", 7, 8)
 
 
-Mounted = Callable[[str], tuple[Path, Path]]
+Mounted = Callable[..., tuple[Path, Path]]
 
 
 @pytest.fixture
@@ -86,11 +86,14 @@ def writable(crfs: Crfs, tmp_path: Path) -> Mounted:
     return mount
 
 
-@pytest.mark.parametrize("name", ["estargz", "zstd:chunked", "gzip"])
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [("estargz", "fuse"), ("zstd:chunked", "fuse"), ("gzip", "fuse"), ("estargz", "overlay")],
+)
 def test_shows_what_was_mounted(
-    crfs: Crfs, registry: Registry, base: str, writable: Mounted, name: str
+    crfs: Crfs, registry: Registry, base: str, writable: Mounted, name: str, engine: str
 ) -> None:
-    root, upper = writable(f"docker://{base}")
+    root, upper = writable(f"docker://{base}", "--engine", engine)
     change(root)
     os.setxattr(upper / "new", "trusted.overlay.opaque", b"y")
     target = f"docker://{registry.address}/{name.replace(':', '')}:v1"
@@ -98,8 +101,9 @@ def test_shows_what_was_mounted(
     assert done.status == 0, done.err
     made = crfs.mount(target)
     found = compare_trees(made, root, untimed=[b"."])
-    # nobody counts what is in a merged directory
-    assert [line for line in found if "the oracle has 1" not in line] == []
+    # nobody counts what is in a merged directory; the kernel still counts a name that has a file of its own now
+    uncounted = "the oracle has 1" if engine == "fuse" else " nlink: "
+    assert [line for line in found if uncounted not in line] == []
     crfs.umount(made)
     crfs.umount(root)
 

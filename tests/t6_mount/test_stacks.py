@@ -37,12 +37,12 @@ def directory(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def upper(tmp_path: Path) -> tuple[str | Path, ...]:
-    """Options for an upper directory."""
+@pytest.fixture(params=["fuse", "overlay"])
+def upper(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str | Path, ...]:
+    """Options for an upper directory, and an engine."""
     for name in ("upper", "work"):
         (tmp_path / name).mkdir()
-    return "--upper", tmp_path / "upper", "--work", tmp_path / "work"
+    return "--upper", tmp_path / "upper", "--work", tmp_path / "work", "--engine", request.param
 
 
 def listed(root: Path) -> dict[str, str]:
@@ -59,12 +59,16 @@ def test_a_directory_over_an_image(
     assert listed(root) == wanted
     inodes = {path: path.stat().st_ino for path in root.rglob("*")}
     assert len(set(inodes.values())) == len(inodes) - 1
-    (root / "hard").write_text("changed")
     (root / "dir/file").write_text("changed")
-    wanted |= {"hard": "changed", "only-image": "changed", "dir/file": "changed"}
+    wanted |= {"dir/file": "changed"}
+    # overlayfs gives the name that is written to a file of its own, and after that another number
+    keeps = "fuse" in upper
+    if keeps:
+        (root / "hard").write_text("changed")
+        wanted |= {"hard": "changed", "only-image": "changed"}
     for _ in range(2):
         assert listed(root) == wanted
-        assert {path: path.stat().st_ino for path in root.rglob("*")} == inodes
+        assert not keeps or {path: path.stat().st_ino for path in root.rglob("*")} == inodes
         crfs.umount(root)
         crfs.mount(image, "--lower", directory, *upper, at=root)
     assert (directory / "dir/file").read_text() == "directory"

@@ -1,0 +1,1 @@
+"""What serves a mount: llfuse alone, or the kernel's overlayfs over it."""
