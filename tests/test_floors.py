@@ -56,7 +56,6 @@ LATE = {
     ("crfs.cli.compose", "crfs.cli.sources"): "not for a mount whose image is all in the cache",
     ("crfs.image.kept", "crfs.layers.unzstd"): "only for images that have such layers",
     ("crfs.cli.compose", "crfs.image.verify"): "not for a mount whose image is all in the cache",
-    ("crfs.cli.compose", "crfs._native.union"): "not for a mount whose image is all in the cache",
     (
         "crfs.cli.*",
         "crfs.cli.services",

@@ -13,13 +13,12 @@ from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.network import LateBlob
 from crfs.cli.services import Services, Settings, platform_of
 from crfs.cli.tracing import KEPT_SECONDS, keeper, wanted_chunks
-from crfs.errors import CrfsError
 from crfs.formats.manifest import Descriptor
 from crfs.formats.reference import ImageReference, Source
 from crfs.image.ahead import Ahead
 from crfs.image.chunks import ChunkLoader
 from crfs.image.counters import Counters
-from crfs.image.kept import KeptTree, find_manifest, load_tree, store_tree
+from crfs.image.kept import KeptTree, find_manifest, load_tree
 from crfs.image.reader import ImageReader
 from crfs.image.report import Report, Watched, report_images
 from crfs.image.trace import Recorder
@@ -57,10 +56,7 @@ def open_image(services: Services, settings: Settings, source: Source) -> Opened
         # late, here and below: aiohttp takes longer to load than a mount
         from crfs.cli.sources import resolve
 
-        resolved, kept = resolve(services, settings, source)
-        name, digest = resolved.name, resolved.digest
-        if kept is None:
-            kept = KeptTree(_merge(services, resolved.name, digest, resolved.layers), resolved.layers)
+        name, digest, kept = resolve(services, settings, source)
     counters = Counters(len(kept.layers))
     reader = _open_reader(services, settings, kept, digest, counters)
     return OpenedImage(name, digest, kept.layers, kept.tree, reader, counters)
@@ -96,22 +92,6 @@ class _LateBlobs:
         if self._image is None:
             self._image = open_registry(self._source, self._settings, self._services.network.http)
         return self._image.open_blob(descriptor)
-
-
-def _merge(services: Services, name: str, digest: str | None, layers: Sequence[Layer]) -> Tree:
-    """The layers' one tree; it is kept in the cache."""
-    # late: nobody needs it who has the tree
-    from crfs._native.union import merge
-
-    try:
-        image = merge([layer.index for layer in layers])
-    except CrfsError as error:
-        raise type(error)(f"{name}: {error}") from error
-    for layer in layers:
-        layer.index.clear()
-    if digest is not None:
-        services.idle.submit(store_tree, services.store, digest, layers, image)
-    return Tree(image, sound=True)
 
 
 def _open_reader(

@@ -1,12 +1,16 @@
 """Opens what a source names over the network or from files. Imported when the cache alone can't tell."""
 
+import contextlib
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from crfs._native.index import Tree
+from crfs._native.union import merge
 from crfs.blobs.archive import ArchiveFiles, DockerArchiveImage
 from crfs.blobs.blob import Blob, ImageSource
+from crfs.blobs.claims import Claim, await_release, try_claim
 from crfs.blobs.credentials import CredentialStore
 from crfs.blobs.endpoint import Access
 from crfs.blobs.http import Http
@@ -15,9 +19,10 @@ from crfs.blobs.layout import LayoutImage
 from crfs.blobs.localfile import FileBlob
 from crfs.blobs.registriesconf import load_registries
 from crfs.blobs.registry import MIRROR_RETRY, RegistryImage
+from crfs.blobs.store import Store
 from crfs.blobs.url import UrlBlob
 from crfs.cli.services import Services, Settings, platform_of
-from crfs.errors import UsageError
+from crfs.errors import CrfsError, UsageError
 from crfs.formats.platforms import Platform
 from crfs.formats.reference import (
     ArchiveReference,
@@ -27,10 +32,12 @@ from crfs.formats.reference import (
     Source,
     UrlSource,
 )
-from crfs.image.kept import KeptTree, load_tree
+from crfs.image.kept import KeptTree, load_tree, store_tree, tree_name
 from crfs.image.resolve import Resolved, fetch_manifest, open_layers, resolve_blob
 from crfs.layers.opener import Opener
 
+# for another process to make the tree that is wanted here too
+_OTHER_SECONDS = 60.0
 T = TypeVar("T")
 OnImage = Callable[[ImageSource, Opener, Platform], Coroutine[Any, Any, T]]
 OnBlob = Callable[[Blob, Opener], Coroutine[Any, Any, T]]
@@ -84,16 +91,53 @@ def submit_to_source(
     return services.network.submit(on_blob(opened, opener))
 
 
-def resolve(services: Services, settings: Settings, source: Source) -> tuple[Resolved, KeptTree | None]:
-    """Open all layers of what a source names, and its merged tree where the cache has it; any CrfsError."""
+def resolve(services: Services, settings: Settings, source: Source) -> tuple[str, str | None, KeptTree]:
+    """Name, manifest's digest (None for a single blob) and merged tree of what a source names; any CrfsError."""
     opener = Opener(services.store, services.pool, allow_unverified=settings.allow_unverified)
     opened = open_source(source, settings, services)
     if not isinstance(opened, KeptSource | LayoutImage | DockerArchiveImage):
-        return services.network.submit(resolve_blob(opened, opener)).result(), None
-    manifest = services.network.submit(fetch_manifest(opened, platform_of(settings))).result()
-    kept = load_tree(services.store, *manifest, opened.open_blob)
+        blob = services.network.submit(resolve_blob(opened, opener)).result()
+        return blob.name, None, KeptTree(Tree(_merge(blob), sound=True), blob.layers)
+    platform = platform_of(settings)
+    digest, manifest = services.network.submit(fetch_manifest(opened, platform)).result()
+    kept, claim = _find_or_claim(
+        services.store, digest, lambda: load_tree(services.store, digest, manifest, opened.open_blob)
+    )
     if kept is not None:
-        return Resolved(opened.name, manifest[0], kept.layers), kept
-    return services.network.submit(
-        open_layers(opened, opener, platform_of(settings), *manifest)
-    ).result(), None
+        return opened.name, digest, kept
+    with contextlib.ExitStack() as claimed:
+        claimed.callback(claim.release)
+        image = services.network.submit(open_layers(opened, opener, platform, digest, manifest)).result()
+        merged = _merge(image)
+        services.idle.submit(store_tree, services.store, digest, image.layers, merged)
+        services.idle.submit(claimed.pop_all().close)
+    return opened.name, digest, KeptTree(Tree(merged, sound=True), image.layers)
+
+
+def _find_or_claim(
+    store: Store, digest: str, load: Callable[[], KeptTree | None]
+) -> tuple[KeptTree | None, Claim]:
+    """The tree of a manifest out of the cache, or the claim to make it. Who else makes it is waited for."""
+    root, name = store.directory.root, tree_name(digest)
+    kept = load()
+    if kept is not None:
+        return kept, Claim(None)
+    claim = try_claim(root, name)
+    if claim is None:
+        await_release(root, name, _OTHER_SECONDS)
+    # made since we looked, or by the one who was waited for, unless he failed
+    kept = load()
+    if kept is not None and claim is not None:
+        claim.release()
+    return kept, claim or Claim(None)
+
+
+def _merge(image: Resolved) -> bytes:
+    """The layers' one tree."""
+    try:
+        merged = merge([layer.index for layer in image.layers])
+    except CrfsError as error:
+        raise type(error)(f"{image.name}: {error}") from error
+    for layer in image.layers:
+        layer.index.clear()
+    return merged
