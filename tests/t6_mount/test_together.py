@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crfs.registry.server import Registry
-from tests.support.faults import FaultProxy, Stall
+from tests.support.faults import FaultProxy, Slow, Stall
 from tests.support.layers import Dir, Entry
 from tests.support.mounting import Crfs, wait_until
 from tests.t6_mount.images import estargz_layer, noise, noisy, push
@@ -36,7 +36,8 @@ def test_layers_are_opened_once(crfs: Crfs, proxy: FaultProxy, path: str, tmp_pa
     crfs.mount(source, "--no-server", "--cache", tmp_path / "alone")
     alone = proxy.count("GET", BLOBS)
     assert alone > 0
-    proxy.use()
+    # longer than it takes all of them to come so far
+    proxy.use(Slow(path=BLOBS, seconds=1.0, times=1))
     roots = [crfs.new_directory() for _ in range(COUNT)]
     started = [
         crfs.start("mount", source, root, "--no-server", "--cache", tmp_path / "many") for root in roots
