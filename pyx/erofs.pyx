@@ -33,6 +33,7 @@ cdef enum:
     # what is shared ends before the root's nid needs more than 16 bits
     SHARED_MAX = 1 << 20
     DIRENT = 12
+    XATTR_HEADER = 12
     # a last part of this size has room behind any inode, if need be at the beginning of a block
     TAIL_MAX = 4064
     PIECE = 1 << 20
@@ -352,7 +353,8 @@ cdef class Writer:
             at = _up(behind + plan.behind, SLOT)
             if at // SLOT >= NONE or self.data_blocks + at // BLOCK + 1 >= NONE:
                 return TOO_LARGE
-        self.inode_end = at
+        # fsck.erofs reads the header of xattrs behind the last inode also where it has none
+        self.inode_end = at + XATTR_HEADER
         return OK
 
     cdef Plan plan(self, uint32_t inode) noexcept nogil:
@@ -513,6 +515,7 @@ cdef class Writer:
             self.write_inode(self.next_inode)
             self.next_inode += 1
             if self.next_inode == self.nids.size():
+                self.out.append(self.inode_end - self.written - self.out.size(), 0)
                 self.pad(BLOCK)
         while self.out.size() < PIECE and self.next_inode == self.nids.size() and self.next_data < self.nids.size():
             if self.starts[self.next_data] != NONE:
@@ -544,7 +547,7 @@ cdef class Writer:
         if at.mtime_ns % 1000000000 < 0:
             seconds -= 1
         _put16(&self.out, extended | plan.layout << 1)
-        _put16(&self.out, <uint32_t>(self.body.size() - 12) // 4 + 1 if self.body.size() else 0)
+        _put16(&self.out, <uint32_t>(self.body.size() - XATTR_HEADER) // 4 + 1 if self.body.size() else 0)
         _put16(&self.out, at.mode & 0o7777 | S_IFREG if self.is_whiteout(inode) else at.mode)
         if extended:
             _put16(&self.out, 0)

@@ -48,7 +48,7 @@ def write(tree: Tree, contents: Contents, path: Path) -> Path:
 def check(image: Path) -> None:
     """What fsck.erofs says has to be nothing."""
     done = subprocess.run(["fsck.erofs", image], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Trees that have everything an EROFS image can hold, drawn at random or made to measure."""
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hypothesis import strategies as st
 
@@ -97,11 +97,14 @@ def _add(draw: st.DrawFn, index: LayerIndex, path: bytes, kind: int) -> None:
         )
 
 
-def files(paths: Sequence[bytes], *, xattrs: dict[bytes, bytes] | None = None) -> LayerIndex:
-    """Files of ten bytes."""
+def files(
+    paths: Sequence[bytes], *, xattrs: Mapping[bytes, bytes] | None = None, mtimes_ns: Sequence[int] = (0,)
+) -> LayerIndex:
+    """Files of ten bytes; the times are taken in turn."""
     index = LayerIndex()
     for number, path in enumerate(paths):
-        index.add(path, stat.S_IFREG | 0o644, 0, 0, 10, 0, 0, b"", xattrs)
+        mtime_ns = mtimes_ns[number % len(mtimes_ns)]
+        index.add(path, stat.S_IFREG | 0o644, 0, 0, 10, mtime_ns, 0, b"", xattrs)
         index.add_chunk(0, 10, number * 10, 0, None)
     index.seal(1 << 40)
     return index

@@ -71,12 +71,12 @@ def test_same_tree_same_bytes_in_pieces() -> None:
     assert all(len(piece) < (1 << 20) + (1 << 16) for piece in pieces[0])
 
 
-def test_most_files_of_one_time_are_compact() -> None:
-    index = files([b"%d" % number for number in range(100)])
-    tree, contents = tree_of(index)
-    writer = Writer(tree, contents)
-    assert writer.epoch_ns == 0
-    assert sum(map(len, writer)) == writer.blocks * BLOCK
+def test_what_most_inodes_share_is_said_once() -> None:
+    paths = [b"%d" % number for number in range(400)]
+    writers = [Writer(*tree_of(files(paths, mtimes_ns=times))) for times in ([7], range(400))]
+    assert writers[0].epoch_ns == 7
+    assert writers[0].blocks < writers[1].blocks
+    assert [sum(map(len, writer)) for writer in writers] == [writer.blocks * BLOCK for writer in writers]
 
 
 @pytest.mark.parametrize(

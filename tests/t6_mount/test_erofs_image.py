@@ -51,6 +51,17 @@ def test_more_inodes_than_fit_in_a_piece(tmp_path: Path) -> None:
     _compare(tmp_path, files([b"%d/%d" % (number // 100, number) for number in range(20_000)]))
 
 
+def test_inodes_up_to_the_end_of_a_block(tmp_path: Path) -> None:
+    # 32 bytes each, behind the root and its names
+    for count in range(70, 100):
+        index = LayerIndex()
+        for number in range(count):
+            index.add(b"%02d" % number, stat.S_IFIFO | 0o600, 0, 0, 0, 0, 0, b"", None)
+        index.seal(1)
+        tree, contents = tree_of(index)
+        check(write(tree, contents, tmp_path / "image"))
+
+
 def test_xattrs_over_several_blocks(tmp_path: Path) -> None:
     many = {b"user.%d" % number: b"v" * number for number in range(200)}
     _compare(tmp_path, files([b"a", b"b"], xattrs=many), files([b"c"], xattrs={b"user.0": b"v" * 65535}))
