@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benches.question import Questions
 from benches.questions import (
+    convert,
     kernels,
     memory,
     mount_scale,
@@ -27,4 +28,5 @@ QUESTIONS: Questions = {
     "timeline": timeline,
     "kernels": kernels,
     "registry": registry,
+    "convert": convert,
 }

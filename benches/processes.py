@@ -91,6 +91,34 @@ def weigh(pids: Iterable[int]) -> tuple[int, int]:
     return sum(_field(text, "Rss") for text in rollups), sum(_field(text, "Pss") for text in rollups)
 
 
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """What the processes have had of processors until now, in sum; 0 of those that are gone."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = _stat(pid)
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def peak_bytes(pids: Iterable[int]) -> int:
+    """The most memory that each of the processes ever held (VmHWM), in sum."""
+    return sum(_field(_status(pid), "VmHWM") for pid in pids)
+
+
+def _status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on."""
+    # the name, in parentheses, may hold anything
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
 def _rollup(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -101,9 +129,7 @@ def _rollup(pid: int) -> str:
 def _parents() -> Iterator[tuple[int, int]]:
     for pid in all_pids():
         with contextlib.suppress(OSError):
-            # the name, in parentheses, may hold anything
-            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-            yield pid, int(fields[1])
+            yield pid, int(_stat(pid)[1])
 
 
 def _field(rollup: str, name: str) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from benches.commands import CommandFailed
@@ -21,6 +24,30 @@ def timed(*argv: str | Path) -> tuple[float, str]:
         said = done.stderr.decode(errors="replace").strip()[-2000:]
         raise CommandFailed(f"{' '.join(map(str, argv))}: exit {done.returncode}: {said}")
     return seconds, done.stdout.decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a program and its children took: time, time of processors, and the most memory that one of them held."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def weighed(*argv: str | Path, into: Path | None = None) -> Weight:
+    """What a program takes, its output in a file or nowhere. Raises CommandFailed."""
+    with tempfile.TemporaryFile() as said, open(into or os.devnull, "wb") as out:
+        begun = time.perf_counter()
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            message = said.read().decode(errors="replace").strip()[-2000:]
+            raise CommandFailed(f"{' '.join(map(str, argv))}: exit {process.returncode}: {message}")
+    return Weight(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
 
 def in_root(mount: Mount, *argv: str) -> tuple[float, str]:

@@ -62,7 +62,7 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
         "--compression-level",
         type=int,
         metavar="N",
-        help="0 to 12 for gzip (default 6), 1 to 22 for zstd (3)",
+        help="0 to 12 for gzip, 1 to 22 for zstd (default 6)",
     )
     parser.add_argument(
         "--chunk-size", type=parse_size, metavar="BYTES", default=CHUNK_SIZE, help="(default 4M)"
@@ -71,8 +71,8 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
         "--min-chunk-size",
         type=parse_size,
         metavar="BYTES",
-        default=0,
-        help="put small files together until there is so much; old readers can't read that (default 0)",
+        help="put small files together until there is so much: stargz-snapshotter reads that from 0.14 on "
+        "(default 64K for estargz, 0 for formats whose readers can't)",
     )
     parser.add_argument("--external-toc", action="store_true", help="put TOCs into an image of their own")
     parser.add_argument("--jobs", type=int, metavar="N", help="threads that compress (default: one a core)")

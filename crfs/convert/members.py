@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from crfs.convert.packing import Pack
 
+# members are handed to the pool together until they hold so much: for a small one, that costs more than packing it
+_TOGETHER = 256 << 10
 # uncompressed bytes that may wait for the pool or for the target; a member may be larger, and waits alone then
 BACKLOG = 24 << 20
 
@@ -42,9 +44,21 @@ class _Mark(Struct, frozen=True):
 
 
 class _Member(Struct, frozen=True):
+    pieces: list[bytes]
     marks: Sequence[_Mark]
+
+
+class _Packed(Struct, frozen=True):
+    """A member's compressed bytes, and the digests of its chunks."""
+
+    data: bytes
+    digests: list[str]
+
+
+class _Batch(Struct, frozen=True):
+    members: Sequence[_Member]
     size: int
-    packed: "Future[tuple[bytes, list[str]]]"
+    packed: "Future[list[_Packed]]"
 
 
 class MemberWriter:
@@ -58,7 +72,9 @@ class MemberWriter:
         self._tar = hashlib.sha256()
         self._open: list[bytes] = []
         self._marks: list[_Mark] = []
-        self._under_way: deque[_Member] = deque()
+        self._closed: list[_Member] = []
+        self._closed_size = 0
+        self._under_way: deque[_Batch] = deque()
         self._backlog = 0
         self.size = 0
         self.inner_off = 0
@@ -94,26 +110,32 @@ class MemberWriter:
         """End the open member, if there is one."""
         if not self._open:
             return
-        pieces, marks, pack, size = self._open, self._marks, self._pack, self.inner_off
-
-        def work() -> tuple[bytes, list[str]]:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            return pack(data), _digests(data, marks)
-
-        while self._under_way and self._backlog + size > BACKLOG:
-            self._settle()
-        self._under_way.append(_Member(marks, size, _run(self._pool, work)))
-        self._backlog += size
+        self._closed.append(_Member(self._open, self._marks))
+        self._closed_size += self.inner_off
         self._open, self._marks, self.inner_off = [], [], 0
         self.members += 1
-        while self._under_way and self._under_way[0].packed.done():
-            self._settle()
+        if self._closed_size >= _TOGETHER:
+            self._hand_over()
 
     def flush(self) -> None:
         """End the open member, and wait until all are written."""
         self.cut()
+        self._hand_over()
         while self._under_way:
+            self._settle()
+
+    def _hand_over(self) -> None:
+        """Have the closed members packed."""
+        members, size, pack = self._closed, self._closed_size, self._pack
+        if not members:
+            return
+        while self._under_way and self._backlog + size > BACKLOG:
+            self._settle()
+        packed = _run(self._pool, lambda: [_packed(pack, member) for member in members])
+        self._under_way.append(_Batch(members, size, packed))
+        self._backlog += size
+        self._closed, self._closed_size = [], 0
+        while self._under_way and self._under_way[0].packed.done():
             self._settle()
 
     def write_packed(self, data: bytes) -> int:
@@ -124,19 +146,26 @@ class MemberWriter:
         return start
 
     def _settle(self) -> None:
-        """Write the oldest member that is under way."""
-        member = self._under_way.popleft()
-        data, digests = member.packed.result()
-        start = self.size
-        self._emit(data)
-        self._backlog -= member.size
-        for mark, digest in zip(member.marks, digests, strict=True):
-            mark.tell(Placed(start, self.size, mark.inner_off, digest))
+        """Write the oldest members that are under way."""
+        batch = self._under_way.popleft()
+        for member, packed in zip(batch.members, batch.packed.result(), strict=True):
+            start = self.size
+            self._emit(packed.data)
+            for mark, digest in zip(member.marks, packed.digests, strict=True):
+                mark.tell(Placed(start, self.size, mark.inner_off, digest))
+        self._backlog -= batch.size
 
     def _emit(self, data: bytes) -> None:
         self._blob.update(data)
         self.size += len(data)
         self._out.write(data)
+
+
+def _packed(pack: Pack, member: _Member) -> _Packed:
+    pieces = member.pieces
+    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    pieces.clear()
+    return _Packed(pack(data), _digests(data, member.marks))
 
 
 def _digests(data: bytes, marks: Sequence[_Mark]) -> list[str]:
@@ -145,11 +174,9 @@ def _digests(data: bytes, marks: Sequence[_Mark]) -> list[str]:
     return [f"sha256:{hashlib.sha256(span).hexdigest()}" for span in spans]
 
 
-def _run(
-    pool: Executor | None, work: Callable[[], tuple[bytes, list[str]]]
-) -> "Future[tuple[bytes, list[str]]]":
+def _run(pool: Executor | None, work: Callable[[], list[_Packed]]) -> "Future[list[_Packed]]":
     if pool is not None:
         return pool.submit(work)
-    done: Future[tuple[bytes, list[str]]] = Future()
+    done: Future[list[_Packed]] = Future()
     done.set_result(work())
     return done

@@ -35,7 +35,10 @@ class LayerFormat(enum.Enum):
         return ZSTD_LEVELS if self in (LayerFormat.ZSTD_CHUNKED, LayerFormat.ZSTD) else GZIP_LEVELS
 
 
-_DEFAULT_LEVELS = {LayerFormat.ZSTD_CHUNKED: 3, LayerFormat.ZSTD: 3, LayerFormat.TAR: 0}
+_DEFAULT_LEVELS = {LayerFormat.ZSTD_CHUNKED: 6, LayerFormat.ZSTD: 6, LayerFormat.TAR: 0}
+# formats whose readers find a file in the middle of a member, and where one should end then
+_SHARED_MEMBERS = (Kind.ESTARGZ, Kind.EXTERNAL_TOC, Kind.ZSTD_STARGZ)
+_MIN_CHUNK_SIZE = 64 << 10
 _PLAIN = {
     LayerFormat.GZIP: OCI_LAYER_GZIP,
     LayerFormat.ZSTD: OCI_LAYER_ZSTD,
@@ -44,13 +47,13 @@ _PLAIN = {
 
 
 class Plan(Struct, frozen=True):
-    """The options of a conversion, as `crfs convert --help` tells them. `level` None: the format's own."""
+    """The options of a conversion, as `crfs convert --help` tells them. None: what the format has by default."""
 
     format: LayerFormat = LayerFormat.ESTARGZ
     dialect: Dialect = Dialect.PODMAN
     level: int | None = None
     chunk_size: int = CHUNK_SIZE
-    min_chunk_size: int = 0
+    min_chunk_size: int | None = None
     wanted: Wanted | None = None
     flatten: bool = False
     keep_diff_id: bool = False
@@ -72,12 +75,19 @@ class Plan(Struct, frozen=True):
         return _DEFAULT_LEVELS.get(self.format, 6) if self.level is None else self.level
 
     @property
+    def chosen_min_chunk_size(self) -> int:
+        """The least that a member holds; 0: each chunk has its own."""
+        if self.min_chunk_size is not None:
+            return self.min_chunk_size
+        return _MIN_CHUNK_SIZE if self.kind in _SHARED_MEMBERS else 0
+
+    @property
     def options(self) -> Options:
         """How a lazy layer is written."""
         return Options(
             self.kind,
             self.chunk_size,
-            self.min_chunk_size,
+            self.chosen_min_chunk_size,
             level=self.chosen_level,
             keep_tar=self.keep_diff_id,
             ordered=self.wanted is not None,
@@ -100,8 +110,8 @@ def check_plan(plan: Plan) -> None:
         raise UsageError(
             f"--compression-level: {plan.format.value} has the levels {levels[0]} to {levels[-1]}, not {plan.level}"
         )
-    if plan.chunk_size < 1 or plan.min_chunk_size < 0:
-        raise UsageError("--chunk-size has to be above 0, and --min-chunk-size not below it")
+    if plan.chunk_size < 1:
+        raise UsageError("--chunk-size has to be above 0")
     if plan.min_chunk_size and plan.kind is Kind.ZSTD_PODMAN and plan.format.is_lazy:
         raise UnsupportedError(
             "--min-chunk-size: podman reads each chunk of zstd:chunked from a frame of its own"

@@ -1,0 +1,47 @@
+"""How fast is an image written anew, in a format that is read lazily, and how large does it become?
+
+From disk to disk, with the default options but for what a peer's name says: crfs from an OCI layout to another one,
+ctr-remote within the content store of a containerd, whose processor seconds and memory count with its own. Told are
+bytes of the layers' tars per second, processor seconds, the most memory that was held, and the sum of the layers
+that were written. `gzip -6` makes everyone's tar.gz of each tar: what the sizes are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benches import images
+from benches.peers.converters import (
+    CRFS,
+    CRFS_LEVELS,
+    CRFS_ZSTD,
+    CTR_REMOTE,
+    CTR_REMOTE_ZSTD,
+    GZIP,
+    CrfsConverter,
+    CtrRemote,
+    Gzip,
+)
+from benches.peers.peer import Peer
+from benches.question import Asking, Case, Wanted
+
+PEERS: Sequence[Peer] = (CRFS, CRFS_ZSTD, CTR_REMOTE, CTR_REMOTE_ZSTD, GZIP, *CRFS_LEVELS)
+
+_IMAGE = "pyapp"
+
+
+def cases(_wanted: Wanted) -> Sequence[Case]:
+    """One image, without a link."""
+    return [Case(_IMAGE, (_IMAGE,))]
+
+
+def ask(asking: Asking) -> str:
+    """Convert once; how many layers were written."""
+    peer = asking.peer
+    assert isinstance(peer, CrfsConverter | CtrRemote | Gzip)
+    made = peer.convert(_IMAGE, asking.place)
+    tars = sum(tar.stat().st_size for tar in images.layers(_IMAGE))
+    weight = made.weight
+    asking.add(rate_MBps=tars / 1e6 / weight.seconds, time_s=weight.seconds, processor_s=weight.cpu_seconds)
+    asking.add(peak_bytes=weight.peak_bytes, written_bytes=sum(made.layers))
+    return f"{len(made.layers)} layers"
