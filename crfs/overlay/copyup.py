@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.lookup import Lookup
-from crfs.overlay.lower import GivenUp, Lower, OpenLower
+from crfs.overlay.lower import GivenUp, Lower, OpenFile, OpenLower
 from crfs.overlay.marks import is_private
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
 from crfs.overlay.numbers import Numbers
@@ -144,7 +144,7 @@ class CopyUp:
 
     def finish(self, staged: bytes) -> None:
         """Give a copy that a crash has kept from getting all of its names the rest."""
-        mark = self._upper.number_mark(self._upper.work_fd, staged)
+        mark = self._upper.file_marks(self._upper.work_fd, staged).number
         source = None if mark is None else self._lookup.lower_of_mark(mark)
         if source is None:
             return
@@ -169,9 +169,10 @@ class CopyUp:
 
     def prepare(self, node: Node, source: OpenLower, given_up: GivenUp, size: int) -> Prepared:
         """The first `size` bytes of a lower file in a file of the work directory, its holes kept. No lock held."""
-        lower, found = node.lowers[0]
-        if found.nlink > 1:
+        is_new = node.data is None
+        if is_new and node.lowers[0][1].nlink > 1:
             # which may take a while, and is remembered
+            lower, found = node.lowers[0]
             lower.names(found.key)
         shown = self._lookup.attributes(node)
         staged = self._upper.staged_name()
@@ -181,7 +182,7 @@ class CopyUp:
         try:
             _copy(source, fd, min(size, shown.size), given_up)
             os.ftruncate(fd, min(size, shown.size))
-            marked = self._dress(node, staged, shown)
+            marked = is_new and self._dress(node, staged, shown)
         except OSError:
             os.close(fd)
             self._upper.discard(staged)
@@ -190,6 +191,9 @@ class CopyUp:
 
     def commit(self, node: Node, prepared: Prepared) -> None:
         """Put a prepared copy in its place, unless somebody was quicker; a nameless file gets it all the same."""
+        if node.data is not None:
+            self._fill(node, prepared)
+            return
         try:
             if node.upper:
                 os.close(prepared.fd)
@@ -204,6 +208,33 @@ class CopyUp:
         if node.upper_fd >= 0:
             os.close(node.upper_fd)
         node.upper_fd, node.writable_fd = prepared.fd, True
+
+    def _fill(self, node: Node, prepared: Prepared) -> None:
+        """Give a file whose metadata is in the upper directory its bytes. The mark that it has none goes last."""
+        path, follow = self._upper.reach(node)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+        try:
+            before, kept = os.fstat(fd), _kept_xattrs(fd)
+            _copy(OpenFile(prepared.fd), fd, os.fstat(prepared.fd).st_size, lambda: False)
+            for name, value in kept.items():
+                os.setxattr(fd, name, value)
+            os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+            self._upper.unmark(fd, b"metacopy")
+        except OSError:
+            os.close(fd)
+            raise
+        finally:
+            os.close(prepared.fd)
+            self._upper.discard(prepared.staged)
+        node.data = None
+        if node.upper_fd >= 0:
+            os.close(node.upper_fd)
+        node.upper_fd, node.writable_fd = fd, True
+
+
+def _kept_xattrs(fd: int) -> dict[str, bytes]:
+    """What the kernel takes from a file that is written to."""
+    return {name: os.getxattr(fd, name) for name in os.listxattr(fd) if name == "security.capability"}
 
 
 def _copy(source: OpenLower, fd: int, size: int, given_up: GivenUp) -> None:

@@ -67,10 +67,9 @@ class Files:
             node.opens += 1
 
     def _open_locked(self, node: Node, wants_write: bool) -> None:
-        if not node.upper or self._upper is None:
+        if not node.upper or self._upper is None or node.data is not None:
             if node.lower_file is None:
-                lower, found = node.lowers[0]
-                node.lower_file = lower.open(found.handle)
+                node.lower_file = _open_data(node)
             return
         if node.upper_fd >= 0 and (node.writable_fd or not wants_write):
             return
@@ -105,7 +104,7 @@ class Files:
     def read(self, node: Node, off: int, size: int, given_up: GivenUp) -> bytes:
         """Bytes of an open file, as they are now."""
         source = node.lower_file
-        if not node.upper and source is not None:
+        if source is not None and (not node.upper or node.data is not None):
             return source.read(off, size, given_up)
         return os.pread(node.upper_fd, size, off)
 
@@ -137,14 +136,13 @@ class Files:
         if self._copy_up is None:
             raise _fail(errno.EROFS)
         with self._lock:
-            if node.upper:
+            if node.upper and node.data is None:
                 return
             if not node.is_file:
                 self._copy_up.anything(node)
                 return
             opened = node.lower_file is None
-            lower, found = node.lowers[0]
-            source: OpenLower = node.lower_file or lower.open(found.handle)
+            source: OpenLower = node.lower_file or _open_data(node)
             # the source stays open while it is copied, also if the last handle goes
             node.opens += 1
         try:
@@ -163,7 +161,7 @@ class Files:
 
     def change(self, node: Node, changes: Changes, given_up: GivenUp) -> Attributes:
         """Change attributes; what stat shows afterwards."""
-        if not node.upper:
+        if not node.upper or changes.size is not None:
             self.copy_up(node, given_up, changes.size)
         with self._lock:
             if changes.size is not None:
@@ -255,7 +253,8 @@ class Files:
     def setxattr(self, node: Node, name: bytes, value: bytes, flags: int, given_up: GivenUp) -> None:
         """Set an extended attribute; `flags` as in setxattr(2)."""
         self._writable_xattr(name)
-        self.copy_up(node, given_up)
+        if not node.upper:
+            self.copy_up(node, given_up)
         with self._lock:
             path, follow = self._reach_xattrs(node)
             os.setxattr(path, name, value, flags, follow_symlinks=follow)
@@ -265,7 +264,7 @@ class Files:
         self._writable_xattr(name)
         if not node.upper:
             self.getxattr(node, name)
-        self.copy_up(node, given_up)
+            self.copy_up(node, given_up)
         with self._lock:
             path, follow = self._reach_xattrs(node)
             os.removexattr(path, name, follow_symlinks=follow)
@@ -282,6 +281,12 @@ class Files:
             raise _fail(errno.EOPNOTSUPP)
         if is_private(name):
             raise _fail(errno.EPERM)
+
+
+def _open_data(node: Node) -> OpenLower:
+    """Where a file's bytes are as long as the upper directory does not have them."""
+    lower, found = node.data or node.lowers[-1]
+    return lower.open(found.handle)
 
 
 def let_go(node: Node) -> None:

@@ -14,11 +14,17 @@ from crfs.convert.entries import TarEntry
 from crfs.convert.tree import TreeReader
 from crfs.errors import UnsupportedError
 from crfs.formats.overridestat import XATTRS
-from crfs.overlay.marks import OPAQUE_NAME, WHITEOUT_PREFIX, is_private, is_whiteout, read_marks
+from crfs.overlay.marks import (
+    OPAQUE_NAME,
+    WHITEOUT_PREFIX,
+    is_private,
+    is_whiteout,
+    read_file_marks,
+    read_marks,
+)
 
 _OPAQUE = os.fsdecode(OPAQUE_NAME)
 _WHITEOUT = os.fsdecode(WHITEOUT_PREFIX)
-_METACOPY = ".overlay.metacopy"
 
 
 def iter_upper(upper: Path, shown: Path | None) -> Iterator[TarEntry]:
@@ -78,7 +84,7 @@ class _UpperReader:
 
     def _source(self, path: str, name: str) -> str:
         """Where an object is read."""
-        if self._trust_upper and not _is_metacopy(path):
+        if self._trust_upper and not read_file_marks(os.fsencode(path)).metacopy:
             return path
         return self._at_mount(name)
 
@@ -98,10 +104,6 @@ class _UpperReader:
 
 def _join(directory: str, name: str) -> str:
     return f"{directory}/{name}" if directory and name else directory or name
-
-
-def _is_metacopy(path: str) -> bool:
-    return any(name.endswith(_METACOPY) for name in os.listxattr(path, follow_symlinks=False))
 
 
 def _mark(name: str) -> TarEntry:

@@ -14,7 +14,16 @@ from msgspec.structs import replace
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links
 from crfs.overlay.lower import Found, Lower
-from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, DirMarks, is_whiteout, read_marks
+from crfs.overlay.marks import (
+    OPAQUE_NAME,
+    PLAIN,
+    PLAIN_FILE,
+    WHITEOUT_PREFIX,
+    DirMarks,
+    FileMarks,
+    is_whiteout,
+    read_marks,
+)
 from crfs.overlay.node import Node, NodeTable, Part, origin_of
 from crfs.overlay.numbers import Numbers
 from crfs.overlay.upper import Upper
@@ -91,21 +100,46 @@ class Lookup:
         if node is not None:
             self.table.add_name(node, parent, name)
             return node
-        number = self._upper_number(parent, name, ino)
+        marks = self._file_marks(parent, name)
+        number = self._number_of(ino, marks)
+        data = self._data_below(parent, name, marks) if marks.metacopy and stat.S_ISREG(mode) else None
         node = self._add(number, mode, parent, name)
+        node.data = data
         self.table.set_upper(node, ino)
         if node.ino != number:
             self.table.remember(node)
         return node
 
-    def _upper_number(self, parent: Node, name: bytes, ino: int) -> int:
-        """What is called that is in the upper directory, and not merged: it may have been copied up."""
-        assert self._upper is not None
+    def _file_marks(self, parent: Node, name: bytes) -> FileMarks:
+        """The marks of what is in the upper directory, and not merged: it may have been copied up."""
+        if self._upper is None or not (parent.lowers or parent.impure):
+            return PLAIN_FILE
+        return self._upper.file_marks(self._upper.dir_fd(parent), name)
+
+    def _number_of(self, ino: int, marks: FileMarks) -> int:
         number = self.table.number_of(ino)
-        if number is None and (parent.lowers or parent.impure):
-            mark = self._upper.number_mark(self._upper.dir_fd(parent), name)
-            number = None if mark is None else self._numbers.origin_number(mark)
+        if number is None and marks.number is not None:
+            number = self._numbers.origin_number(marks.number)
         return self._numbers.upper(ino) if number is None else number
+
+    def _upper_number(self, parent: Node, name: bytes, ino: int) -> int:
+        """What is called that is in the upper directory, and not merged."""
+        return self._number_of(ino, self._file_marks(parent, name))
+
+    def _data_below(self, parent: Node, name: bytes, marks: FileMarks) -> Part:
+        """What has the bytes of a file whose metadata alone is in the upper directory. EIO where nothing has."""
+        parts = self._with_redirect(parent.lowers, name, marks.redirect, self._lowers)
+        if not _is_file(parts):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return parts[-1]
+
+    def _with_redirect(
+        self, siblings: list[Part], name: bytes, redirect: bytes | None, lowers: list[Lower]
+    ) -> list[Part]:
+        """What lies under a name beside, or at the other end of a redirect: a path in `lowers`, or a name beside."""
+        if redirect is None or not redirect.startswith(b"/"):
+            return self.lower_parts(siblings, redirect or name)
+        return self._lower_walk(redirect.strip(b"/"), lowers)
 
     def _merged_with(self, parent: Node, name: bytes) -> tuple[DirMarks, list[Part]]:
         """The marks of an upper directory, and the lower ones that it is merged with."""
@@ -114,18 +148,8 @@ class Lookup:
         marks = read_marks(b"/proc/self/fd/%d/%s" % (fd, name)) if self._lowers else PLAIN
         if not self._lowers or marks.opaque or self._upper.has_entry(fd, name + b"/" + OPAQUE_NAME):
             return marks, []
-        if marks.redirect is None:
-            parts = self.lower_parts(parent.lowers, name)
-        else:
-            parts = self._redirected(marks.redirect, parent.lowers, self._lowers)
+        parts = self._with_redirect(parent.lowers, name, marks.redirect, self._lowers)
         return marks, parts if parts and stat.S_ISDIR(parts[0][1].mode) else []
-
-    def _redirected(self, redirect: bytes, siblings: list[Part], lowers: list[Lower]) -> list[Part]:
-        """What lies at the other end of a redirect: an absolute path in `lowers`, or a name beside."""
-        if not redirect.startswith(b"/"):
-            return self.lower_parts(siblings, redirect)
-        parts = self._lower_walk(redirect.strip(b"/"), lowers)
-        return parts if parts and stat.S_ISDIR(parts[0][1].mode) else []
 
     @staticmethod
     def _roots(lowers: Sequence[Lower]) -> list[Part]:
@@ -146,7 +170,10 @@ class Lookup:
         return parts[0] if parts else None
 
     def lower_parts(self, parents: list[Part], name: bytes) -> list[Part]:
-        """What the lower trees have under a name, topmost first: one thing, or the directories that merge."""
+        """What the lower trees have under a name, topmost first: one thing, or the directories that merge.
+
+        A file whose bytes lie further down comes with what has them, last.
+        """
         found_parts: list[Part] = []
         for at, (lower, directory) in enumerate(parents):
             found = lower.find(directory.handle, name)
@@ -159,6 +186,8 @@ class Lookup:
                 break
             found_parts.append((lower, found))
             if not is_dir:
+                if stat.S_ISREG(found.mode) and lower is not self._lowers[-1]:
+                    found_parts += self._lower_data(found_parts[-1], parents[at + 1 :], name)
                 break
             marks = lower.marks(found.handle)
             if marks is PLAIN:
@@ -166,13 +195,24 @@ class Lookup:
             if marks.opaque:
                 break
             if marks.redirect is not None:
-                below = [part[0] for part in parents[at + 1 :]]
-                if marks.redirect.startswith(b"/"):
-                    below = self._lowers[self._numbers.place(lower) + 1 :]
-                rest = self._redirected(marks.redirect, parents[at + 1 :], below)
+                rest = self._with_redirect(parents[at + 1 :], name, marks.redirect, self._below(lower))
                 found_parts += [part for part in rest if stat.S_ISDIR(part[1].mode)]
                 break
         return found_parts
+
+    def _below(self, lower: Lower) -> list[Lower]:
+        return self._lowers[self._numbers.place(lower) + 1 :]
+
+    def _lower_data(self, part: Part, siblings: list[Part], name: bytes) -> list[Part]:
+        """What has the bytes of a lower file, if it has not itself. EIO where nothing has."""
+        lower, found = part
+        marks = lower.file_marks(found.handle)
+        if not marks.metacopy:
+            return []
+        parts = self._with_redirect(siblings, name, marks.redirect, self._below(lower))
+        if not _is_file(parts):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return parts
 
     def _lower_node(self, parent: Node, name: bytes, parts: list[Part]) -> Node:
         is_dir = stat.S_ISDIR(parts[0][1].mode)
@@ -210,14 +250,18 @@ class Lookup:
         """What stat shows of a node."""
         if node.upper and self._upper:
             shown = self._upper.attributes(node)
+            if node.data is not None:
+                return _with_blocks(shown, node.data)
             return _merged(shown) if node.is_dir and node.lowers and not node.is_orphan else shown
         lower, found = node.lowers[0]
         shown = lower.attributes(found.handle)
+        if node.is_file and len(node.lowers) > 1:
+            shown = _with_blocks(shown, node.lowers[-1])
         if found.nlink > 1 and not node.is_dir:
             return self.links.shown(node, shown)
         if node.is_orphan:
             return replace(shown, nlink=0)
-        return _merged(shown) if len(node.lowers) > 1 else shown
+        return _merged(shown) if len(node.lowers) > 1 and node.is_dir else shown
 
     def list(self, node: Node) -> list[tuple[bytes, int, int]]:
         """(name, number, mode) of a directory's names, in no order."""
@@ -267,6 +311,16 @@ class Lookup:
                 return None
             node = self.find(node, name)
         return node
+
+
+def _is_file(parts: list[Part]) -> bool:
+    return bool(parts) and stat.S_ISREG(parts[0][1].mode)
+
+
+def _with_blocks(shown: Attributes, part: Part) -> Attributes:
+    """What has its bytes elsewhere takes up the space there."""
+    lower, found = part
+    return replace(shown, blocks=lower.attributes(found.handle).blocks)
 
 
 def _merged(shown: Attributes) -> Attributes:

@@ -14,7 +14,18 @@ from msgspec import Struct
 
 from crfs._native.index import Tree
 from crfs.overlay.attributes import Attributes
-from crfs.overlay.marks import OPAQUE_NAME, PLAIN, WHITEOUT_PREFIX, DirMarks, is_whiteout, read_marks
+from crfs.overlay.marks import (
+    OPAQUE_NAME,
+    PLAIN,
+    PLAIN_FILE,
+    WHITEOUT_PREFIX,
+    DirMarks,
+    FileMarks,
+    is_file_whiteout,
+    is_whiteout,
+    read_file_marks,
+    read_marks,
+)
 from crfs.overlay.moves import Move, find_moves, iter_directories, join
 from crfs.overlay.ownership import InInodes, find_recorded
 
@@ -61,6 +72,8 @@ class Lower(Protocol):
     def find(self, directory: Any, name: bytes) -> Found | None: ...
 
     def marks(self, directory: Any) -> DirMarks: ...
+
+    def file_marks(self, handle: Any) -> FileMarks: ...
 
     def entries(self, directory: Any) -> Iterator[tuple[bytes, Found]]: ...
 
@@ -127,6 +140,10 @@ class ImageLower:
         """None: an image is merged already."""
         return PLAIN
 
+    def file_marks(self, handle: int) -> FileMarks:
+        """None: an image's files have their bytes."""
+        return PLAIN_FILE
+
     def entries(self, directory: int) -> Iterator[tuple[bytes, Found]]:
         """All names of a directory."""
         for name, inode, mode in self.tree.entries(directory, 0, 0xFFFFFFFF):
@@ -169,7 +186,9 @@ class ImageLower:
         return _OpenInode(self.reader, handle)
 
 
-class _OpenFile(Struct, frozen=True):
+class OpenFile(Struct, frozen=True):
+    """A file of this machine."""
+
     fd: int
 
     def read(self, off: int, size: int, given_up: GivenUp) -> bytes:
@@ -232,7 +251,10 @@ class DirectoryLower:
         return self._found(path, info, mode)
 
     def _found(self, path: bytes, info: os.stat_result, mode: int) -> Found:
-        return Found(path, mode, self._key(info), is_whiteout(info), info.st_nlink)
+        whiteout = is_whiteout(info) or (
+            info.st_size == 0 and stat.S_ISREG(info.st_mode) and is_file_whiteout(self._at(path))
+        )
+        return Found(path, mode, self._key(info), whiteout, info.st_nlink)
 
     def _key(self, info: os.stat_result) -> int:
         return self._devices.setdefault(info.st_dev, len(self._devices)) << 64 | info.st_ino
@@ -256,6 +278,10 @@ class DirectoryLower:
                 return marks
             return DirMarks(True, marks.redirect)
         return marks
+
+    def file_marks(self, handle: bytes) -> FileMarks:
+        """Where a file's bytes are, if it was a file of an upper directory."""
+        return read_file_marks(self._at(handle))
 
     def entries(self, directory: bytes) -> Iterator[tuple[bytes, Found]]:
         """All names of a directory, whiteouts included; mode 0 where the type has to be looked up."""
@@ -332,7 +358,7 @@ class DirectoryLower:
 
     def open(self, handle: bytes) -> OpenLower:
         """A file to read from."""
-        return _OpenFile(os.open(handle, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))
+        return OpenFile(os.open(handle, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))
 
 
 def open_directory(path: bytes) -> DirectoryLower:

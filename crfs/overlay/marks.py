@@ -6,6 +6,7 @@ Written are the marks that the kernel's overlayfs reads (Documentation/filesyste
 
 import os
 import stat
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -14,6 +15,7 @@ from crfs.formats.overridestat import XATTRS
 TRUSTED = b"trusted.overlay."
 USER = b"user.overlay."
 _FUSE_OVERLAYFS = (b"user.fuseoverlayfs.", b"security.fuseoverlayfs.", b"trusted.fuseoverlayfs.")
+_PREFIXES = (TRUSTED, USER, *_FUSE_OVERLAYFS)
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 # our own: the number of what was copied up. No part of the kernel's marks, but hidden and left alone like them
@@ -34,7 +36,19 @@ class DirMarks(Struct, frozen=True):
     impure: bool = False
 
 
+class FileMarks(Struct, frozen=True):
+    """What a file of an upper directory says of itself: the number that it keeps, and where its bytes are.
+
+    `metacopy`: in a lower tree, under the same name or, if there is a `redirect`, at that path.
+    """
+
+    number: bytes | None = None
+    metacopy: bool = False
+    redirect: bytes | None = None
+
+
 PLAIN = DirMarks()
+PLAIN_FILE = FileMarks()
 
 
 def is_whiteout(info: os.stat_result) -> bool:
@@ -44,7 +58,7 @@ def is_whiteout(info: os.stat_result) -> bool:
 
 def is_private(name: bytes) -> bool:
     """Whether an extended attribute is an overlay's own, and so never shown."""
-    return name.startswith((TRUSTED, USER, *_FUSE_OVERLAYFS)) or name in XATTRS
+    return name.startswith(_PREFIXES) or name in XATTRS
 
 
 def is_acl(name: bytes) -> bool:
@@ -54,19 +68,42 @@ def is_acl(name: bytes) -> bool:
 
 def read_marks(path: bytes | int) -> DirMarks:
     """The marks of the directory at a path (not followed) or file descriptor."""
+    opaque, redirect, impure = False, None, False
+    for name, mark in _marks(path):
+        if mark == b"opaque":
+            # b"x" says that there are whiteouts which are files
+            opaque = opaque or os.getxattr(path, name) == b"y"
+        elif mark == b"redirect":
+            redirect = os.getxattr(path, name)
+        elif mark == b"impure":
+            impure = True
+    return DirMarks(opaque, redirect, impure) if opaque or redirect or impure else PLAIN
+
+
+def read_file_marks(path: bytes) -> FileMarks:
+    """The marks of what is no directory."""
+    found: dict[bytes, bytes] = {}
+    for name, mark in _marks(path):
+        if mark in (NUMBER, b"metacopy", b"redirect"):
+            found[mark] = os.getxattr(path, name, follow_symlinks=False)
+    if not found:
+        return PLAIN_FILE
+    return FileMarks(found.get(NUMBER), b"metacopy" in found, found.get(b"redirect"))
+
+
+def is_file_whiteout(path: bytes) -> bool:
+    """Whether an empty regular file is a whiteout: so they are kept where an overlay is a layer of another one."""
+    return any(mark == b"whiteout" for _, mark in _marks(path))
+
+
+def _marks(path: bytes | int) -> Iterator[tuple[bytes, bytes]]:
+    """(attribute, mark) of the overlay's own attributes. Those of an overlay in an overlay are named otherwise."""
     try:
         names = os.listxattr(path) if isinstance(path, int) else os.listxattr(path, follow_symlinks=False)
     except OSError:
-        return PLAIN
-    opaque, redirect, impure = False, None, False
+        return
     for text in names:
         name = os.fsencode(text)
-        if not is_private(name):
-            continue
-        if name.endswith(b".opaque"):
-            opaque = opaque or os.getxattr(path, name) == b"y"
-        elif name.endswith(b".redirect"):
-            redirect = os.getxattr(path, name)
-        elif name.endswith(b".impure"):
-            impure = True
-    return DirMarks(opaque, redirect, impure) if opaque or redirect or impure else PLAIN
+        for prefix in _PREFIXES:
+            if name.startswith(prefix):
+                yield name, name[len(prefix) :]

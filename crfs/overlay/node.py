@@ -22,12 +22,14 @@ class Node:
 
     `others` are the further names of a file that have been met.
     `upper`: it exists in the upper directory, there under `name` in the parent's. `lowers`: what it is made of
-    below, topmost first; several only for a directory. `impure`: an upper directory without lower parts holds
-    something that has its number from below.
+    below, topmost first; several for a directory, or for a file that has its bytes in the last of them. `data`: what
+    has the bytes of an upper file that does not have them itself. `impure`: an upper directory without lower parts
+    holds something that has its number from below.
     """
 
     __slots__ = (
         "children",
+        "data",
         "held_fd",
         "impure",
         "ino",
@@ -57,6 +59,7 @@ class Node:
         self.upper = False
         self.upper_ino = 0
         self.lowers: list[Part] = []
+        self.data: Part | None = None
         self.children: dict[bytes, Node] = {}
         self.nlookup = 0
         self.opens = 0

@@ -104,7 +104,9 @@ class Overlay:
 
     def is_near(self, node: Node) -> bool:
         """Whether nobody has to wait for long while a node is copied up: it is, or is small and on this machine."""
-        return node.upper or (self.is_local and (not node.is_file or node.size <= SMALL))
+        return (node.upper and node.data is None) or (
+            self.is_local and (not node.is_file or node.size <= SMALL)
+        )
 
     def lookup(self, parent: int, name: bytes) -> tuple[Node, Attributes] | None:
         """What a name leads to, counted as one reference of the kernel's; None where nothing is there."""

@@ -14,7 +14,16 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from crfs.overlay.attributes import Attributes, attributes_of
-from crfs.overlay.marks import NUMBER, TRUSTED, USER, WHITEOUT_PREFIX, is_whiteout
+from crfs.overlay.marks import (
+    NUMBER,
+    TRUSTED,
+    USER,
+    WHITEOUT_PREFIX,
+    FileMarks,
+    is_private,
+    is_whiteout,
+    read_file_marks,
+)
 from crfs.overlay.node import Node
 from crfs.overlay.ownership import InInodes
 from crfs.overlay.renameat import EXCHANGE, renameat2
@@ -319,6 +328,13 @@ class Upper:
         """Set one of the overlay's own extended attributes."""
         os.setxattr(path, self.prefix + mark, value)
 
+    @staticmethod
+    def unmark(fd: int, mark: bytes) -> None:
+        """Remove one of them, whoever has set it."""
+        for name in map(os.fsencode, os.listxattr(fd)):
+            if is_private(name) and name.endswith(b"." + mark):
+                os.removexattr(fd, name)
+
     def set_number_mark(self, path: bytes, mark: bytes) -> bool:
         """Mark a copy as one that keeps a number; whether that is possible."""
         try:
@@ -327,14 +343,9 @@ class Upper:
             return False
         return True
 
-    def number_mark(self, fd: int, name: bytes) -> bytes | None:
-        """The mark of a copy; None where it has none."""
-        try:
-            return os.getxattr(
-                b"/proc/self/fd/%d/%s" % (fd, name), self.prefix + NUMBER, follow_symlinks=False
-            )
-        except OSError:
-            return None
+    def file_marks(self, fd: int, name: bytes) -> FileMarks:
+        """What a file in an open directory says of itself."""
+        return read_file_marks(b"/proc/self/fd/%d/%s" % (fd, name))
 
 
 def _entry(fd: int, entry: "os.DirEntry[str]", is_typed: bool) -> tuple[bytes, int, int, bool]:

@@ -80,10 +80,12 @@ class Mounter(Protocol):
 class KernelOverlay:
     """The kernel's overlayfs. Only with `index` does it keep the hard links of lower files together.
 
-    With `userxattr` it neither makes nor follows redirects.
+    With `userxattr` it neither makes nor follows redirects. With `metacopy` what changes only a file's metadata copies
+    no bytes.
     """
 
     index: bool = False
+    metacopy: bool = False
     redirect: bool = True
     userxattr: bool = False
     name: str = "kernel"
@@ -97,7 +99,7 @@ class KernelOverlay:
     def mount(self, layers: Layers, at: Path, *options: str) -> KernelMount:
         words = [*layers.options, *options]
         if layers.upper is not None:
-            words += ["metacopy=off", f"index={_on(self.index)}"]
+            words += [f"metacopy={_on(self.metacopy)}", f"index={_on(self.index)}"]
             words.append("userxattr" if self.userxattr else f"redirect_dir={_on(self.redirect)}")
         _run(["mount", "-t", "overlay", "-o", ",".join(words), "overlay", at])
         return KernelMount(at)
