@@ -337,6 +337,24 @@ cdef class Tree:
         """The inode of the directory that holds the chunk's file."""
         return self.inode_table[self.get_chunk(chunk).inode].parent + 1
 
+    def stretch(self, uint32_t layer, uint64_t blob_off, uint32_t limit):
+        """Ids of a layer's chunks in its blob's order, at most `limit`, from the first that begins at `blob_off` or behind."""
+        cdef uint32_t low = 0, high = self.header.chunks, middle, i
+        cdef const Chunk *at
+        cdef list found = []
+        while low < high:
+            middle = low + (high - low) // 2
+            at = &self.chunk_table[self.order[middle]]
+            if at.layer > layer or (at.layer == layer and at.blob_off >= blob_off):
+                high = middle
+            else:
+                low = middle + 1
+        for i in range(low, self.header.chunks):
+            if len(found) == limit or self.chunk_table[self.order[i]].layer != layer:
+                break
+            found.append(self.order[i])
+        return found
+
     def around(self, uint32_t chunk, uint64_t reach, uint64_t nearby, uint64_t largest):
         """The neighbours of a chunk's member in its blob: (before, nearest first), (after, nearest first).
 

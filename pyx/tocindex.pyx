@@ -38,10 +38,13 @@ cdef class _Filler:
     cdef object covered
     cdef str name
     cdef bint skipping
+    # of the files that are not shown: where in the blob they begin
+    cdef dict places
 
     def __cinit__(self, LayerIndex index, hidden):
         self.index, self.hidden, self.size, self.covered, self.name = index, hidden, -1, 0, ""
         self.skipping = False
+        self.places = {}
 
     cdef int add(self, entry) except -1:
         cdef str kind = entry.type, name = entry.name, link
@@ -59,6 +62,7 @@ cdef class _Filler:
         if self.skipping and kind == "reg":
             # whatever it says of itself
             self.size = 0
+            self.places[name.removeprefix("./").removeprefix("/")] = entry.offset
         if self.skipping:
             return 0
         link = entry.link_name
@@ -147,9 +151,10 @@ def fill_index(LayerIndex index, entries, hidden):
     """Add the entries of a TOC, in its order, but for the files that are called as one in `hidden`.
 
     FormatError where the TOC breaks a rule of docs/estargz.md or speaks of what no tree can hold;
-    LossyTocError where it names a file that its producer could not spell.
+    LossyTocError where it names a file that its producer could not spell. Returns where the hidden files begin.
     """
     cdef _Filler filler = _Filler(index, hidden)
     for entry in entries:
         filler.add(entry)
     filler.finish_file()
+    return filler.places

@@ -166,6 +166,11 @@ class Keeper:
         self._short = False
         self._lock = threading.Lock()
 
+    @property
+    def size(self) -> int:
+        """What the cache may take, in bytes."""
+        return self._limits.size
+
     def wrote(self, size: int) -> None:
         """Count bytes that were written; now and then, make room."""
         with self._lock:

@@ -38,6 +38,10 @@ class Store:
         self._trusted: dict[bytes, float] = {}
         self._full = False
 
+    def takes(self, size: int) -> bool:
+        """Whether that many bytes can be kept without driving out most of what else is here."""
+        return self._keeper is None or size <= self._keeper.size // 2
+
     def close(self) -> None:
         """This process is done with the cache, in good order."""
         if self._keeper is not None:

@@ -10,13 +10,15 @@ from msgspec import Struct
 from crfs._native.index import Tree
 from crfs._native.pagecache import PageCache
 from crfs.blobs.blob import Blob, ImageSource
+from crfs.blobs.claims import try_claim
 from crfs.blobs.network import LateBlob
+from crfs.cli.likely import start_likely
 from crfs.cli.services import Services, Settings, platform_of
-from crfs.cli.tracing import KEPT_SECONDS, keeper, wanted_chunks
+from crfs.cli.tracing import KEPT_SECONDS, keeper
 from crfs.formats.manifest import Descriptor
 from crfs.formats.reference import ImageReference, Source
-from crfs.image.ahead import Ahead
 from crfs.image.chunks import ChunkLoader
+from crfs.image.completion import Completion
 from crfs.image.counters import Counters
 from crfs.image.kept import KeptTree, find_manifest, load_tree
 from crfs.image.reader import ImageReader
@@ -107,9 +109,9 @@ def _open_reader(
 
             services.network.submit(verify_in_background(layer))
     directory = services.store.directory
-    wanted = wanted_chunks(settings, directory, digest, kept.tree)
-    if wanted:
-        Ahead(kept.tree, kept.layers, loader, services.network).start(wanted)
+    start_likely(services, settings, kept, digest, loader)
+    if settings.background_fetch:
+        _complete(services, settings, kept, digest, loader)
     recorder = Recorder(kept.tree, kept.layers, None if settings.record else KEPT_SECONDS)
     services.endings.append(keeper(settings, directory, digest, recorder))
     return ImageReader(
@@ -123,3 +125,18 @@ def _open_reader(
         recorder.touch,
         counters,
     )
+
+
+def _complete(
+    services: Services, settings: Settings, kept: KeptTree, digest: str | None, loader: ChunkLoader
+) -> None:
+    """Fetch the rest of an image while nobody reads, where the cache can take it."""
+    if digest is None or not services.store.takes(kept.tree.file_bytes):
+        return
+    name = f"rest-{digest.replace(':', '-')}"
+    root = services.store.directory.root
+    completion = Completion(
+        kept.tree, kept.layers, loader, lambda: try_claim(root, name), settings.background_rate
+    )
+    completion.start()
+    services.endings.append(completion.stop)

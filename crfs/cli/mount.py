@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from crfs.blobs.directories import log_directory
 from crfs.cli.background import run_in_background
 from crfs.cli.mountoptions import apply_mount_options
-from crfs.cli.options import add_log_options, add_source_options, add_trace_options, configure_log, open_log
+from crfs.cli.options import (
+    add_background_options,
+    add_log_options,
+    add_source_options,
+    add_trace_options,
+    configure_log,
+    open_log,
+)
 from crfs.formats.reference import parse_source
 from crfs.fuse.session import block_signals, interruptible
 from crfs.mount.daemon import Ready
@@ -26,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of this subcommand."""
     add_source_options(parser)
     add_trace_options(parser)
+    add_background_options(parser)
     parser.add_argument("dir", metavar="DIR", type=Path, help="an empty directory to mount on")
     parser.add_argument("-f", "--foreground", action="store_true", help="serve in the foreground")
     parser.add_argument(

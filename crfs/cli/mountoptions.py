@@ -55,7 +55,11 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 args.engine = parse_engine(value)
             case "no_trace":
                 args.traces = not parse_bool(value or "true")
-            case "cache_size" | "cache_free":
+            case "background_fetch":
+                args.background_fetch = parse_bool(value or "true")
+            case "no_background_fetch":
+                args.background_fetch = not parse_bool(value or "true")
+            case "cache_size" | "cache_free" | "background_rate":
                 setattr(args, name, parse_size(value))
             case "tls_verify" | "allow_unverified":
                 setattr(args, name, parse_bool(value or "true"))

@@ -85,6 +85,22 @@ def add_trace_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_background_options(parser: argparse.ArgumentParser) -> None:
+    """What is fetched while nobody reads."""
+    parser.add_argument(
+        "--background-fetch",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fetch the rest of the image once nothing has been waited for in 10 seconds (the default)",
+    )
+    parser.add_argument(
+        "--background-rate",
+        metavar="RATE",
+        type=parse_size,
+        help="no more bytes per second than this for the rest of the image, as in 500K or 10M",
+    )
+
+
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """How much is logged."""
     parser.add_argument(

@@ -34,6 +34,8 @@ class Settings(Struct, frozen=True):
     record: Path | None = None
     trace: Path | None = None
     traces: bool = True
+    background_fetch: bool = False
+    background_rate: int | None = None
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -50,6 +52,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         getattr(args, "record", None),
         getattr(args, "trace", None),
         getattr(args, "traces", True),
+        getattr(args, "background_fetch", False),
+        getattr(args, "background_rate", None),
     )
 
 

@@ -5,11 +5,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from crfs._native.index import Tree
 from crfs.blobs.cachedir import CacheDirectory
 from crfs.cli.services import Settings
 from crfs.errors import CrfsError, FormatError, UsageError
-from crfs.image.trace import Recorder, Touch, encode_trace, find_chunks, merge_traces, parse_trace
+from crfs.image.trace import Recorder, Touch, encode_trace, merge_traces, parse_trace
 
 log = logging.getLogger(__name__)
 # for how long a start is watched, where nobody asked for a record
@@ -21,15 +20,13 @@ def trace_path(directory: CacheDirectory, digest: str) -> Path:
     return directory.root / "traces" / digest.replace(":", "-")
 
 
-def wanted_chunks(settings: Settings, directory: CacheDirectory, digest: str | None, tree: Tree) -> list[int]:
-    """The chunks that the trace names, the one that was asked for or the kept one. UsageError, FormatError."""
-    if settings.trace is not None:
-        return find_chunks(tree, load_trace(settings.trace))
+def find_kept(settings: Settings, directory: CacheDirectory, digest: str | None) -> list[Touch]:
+    """The trace that was kept of an image, if it may be used."""
     if not settings.traces or digest is None:
         return []
     path = trace_path(directory, digest)
     try:
-        return find_chunks(tree, parse_trace(path.read_bytes()))
+        return parse_trace(path.read_bytes())
     except FileNotFoundError:
         return []
     except (OSError, FormatError) as error:

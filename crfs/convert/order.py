@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.formats.toc import LANDMARKS, TOC_NAME
+from crfs.formats.toc import LANDMARKS, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME
 
-PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK = LANDMARKS
 _CONTENT = b"\x0f"
 
 

@@ -14,9 +14,9 @@ from typing import IO, cast
 import msgspec
 
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.convert.order import PREFETCH_LANDMARK, landmark, take
+from crfs.convert.order import landmark, take
 from crfs.errors import FormatError, UsageError
-from crfs.formats.toc import RESERVED_NAMES
+from crfs.formats.toc import PREFETCH_LANDMARK, RESERVED_NAMES
 
 _IN_MEMORY = 16 << 20
 _PIECE = 1 << 20

@@ -13,7 +13,7 @@ from crfs.errors import FormatError
 
 TOC_NAME = "stargz.index.json"
 # the two files by which an eStargz marks the end of what is worth prefetching
-LANDMARKS = (".prefetch.landmark", ".no.prefetch.landmark")
+PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK = LANDMARKS = (".prefetch.landmark", ".no.prefetch.landmark")
 # what such a layer holds for its reader's sake, and never shows
 RESERVED_NAMES = frozenset((*LANDMARKS, TOC_NAME))
 TOC_DIGEST_ANNOTATION = "containerd.io/snapshot/stargz/toc.digest"

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
@@ -80,6 +81,8 @@ class ChunkLoader:
         # by chunk
         self._members: dict[int, _Member] = {}
         self._stopped = False
+        # when a reader last came for what was not here (time.monotonic())
+        self.missed = 0.0
 
     def stop(self) -> None:
         """Fail everything that is in flight, and refuse to load more."""
@@ -95,6 +98,8 @@ class ChunkLoader:
 
         What is on its way already is hurried on for a reader; what has come but waits its turn is then decoded here.
         """
+        if need is Need.READER:
+            self.missed = time.monotonic()
         with self._lock:
             if self._stopped:
                 raise CrfsError("the mount is going away")
@@ -124,7 +129,7 @@ class ChunkLoader:
         """Whether a chunk is here or on its way."""
         return not self._is_missing(chunk)
 
-    async def fetch_ahead(self, chunks: Sequence[int], need: Need = Need.LIKELY) -> bool:
+    async def fetch_ahead(self, chunks: Sequence[int]) -> bool:
         """Fetch chunks that lie together in a blob, in their order there; for whoever comes. Fetch loop.
 
         False where that failed, or nothing is wanted any more.
@@ -132,8 +137,22 @@ class ChunkLoader:
         with self._lock:
             if self._stopped:
                 return False
-            members = self._claim_missing_locked(chunks, need)
+            members = self._claim_missing_locked(chunks, Need.LIKELY)
         return not members or await self._fetch(members)
+
+    def load_rest(self, chunks: Sequence[int]) -> bool:
+        """Fetch and keep chunks that lie together in a blob, after all that others want. Waits; a thread of its own.
+
+        False where that failed, or nothing is wanted any more.
+        """
+        with self._lock:
+            if self._stopped:
+                return False
+            members = self._claim_missing_locked(chunks, Need.REST)
+        if members:
+            self._network.submit(self._fetch(members))
+        flights = [flight for member in members for flight in member.flights.values()]
+        return all(flight.exception() is None for flight in flights)
 
     def _claim_missing_locked(self, chunks: Sequence[int], need: Need) -> list[_Member]:
         members = []

@@ -45,6 +45,7 @@ class _KeptLayer(msgspec.Struct, frozen=True):
     toc_size: int
     tar: str | None
     reason: str | None
+    landmark: int = 0
 
 
 class KeptTree(msgspec.Struct, frozen=True):
@@ -80,7 +81,16 @@ def store_tree(store: Store, digest: str, layers: Sequence[Layer], image: bytes)
 
 def _describe(layer: Layer) -> _KeptLayer:
     tar = layer.tar.name.replace("-", ":") if layer.tar else None
-    return _KeptLayer(layer.name, layer.format, layer.trust, layer.size, layer.toc_size, tar, layer.reason)
+    return _KeptLayer(
+        layer.name,
+        layer.format,
+        layer.trust,
+        layer.size,
+        layer.toc_size,
+        tar,
+        layer.reason,
+        layer.landmark,
+    )
 
 
 def load_tree(store: Store, digest: str, manifest: Manifest, open_blob: OpenBlob) -> KeptTree | None:
@@ -157,6 +167,7 @@ def _restore(store: Store, kept: _KeptLayer, blob: Blob) -> Layer | None:
         tar=tar,
         reason=kept.reason,
         codec=_codec(kept.format),
+        landmark=kept.landmark,
     )
 
 

@@ -16,7 +16,7 @@ from crfs.blobs.blob import Blob
 from crfs.blobs.fetchloop import pooled
 from crfs.errors import CrfsError, FormatError
 from crfs.formats.footer import Footer, FooterKind, find_footer
-from crfs.formats.toc import MAX_TOC_SIZE, RESERVED_NAMES, iter_toc, unpack_toc
+from crfs.formats.toc import MAX_TOC_SIZE, PREFETCH_LANDMARK, RESERVED_NAMES, iter_toc, unpack_toc
 from crfs.formats.voucher import Voucher
 from crfs.formats.zstdchunked import FRAME_HEADER_SIZE, Place, find_place
 from crfs.layers.codec import GZIP, Codec
@@ -31,13 +31,17 @@ _TAIL_MIN, _TAIL_MAX = 64 << 10, 8 << 20
 
 
 class Toc(Struct, frozen=True):
-    """A TOC that was found, what it indexes, and how that is compressed; sizes are bytes of blobs."""
+    """A TOC that was found, what it indexes, and how that is compressed; sizes are bytes of blobs.
+
+    What lies before `landmark` is worth fetching before anybody asks.
+    """
 
     format: Format
     codec: Codec
     size: int
     blob_size: int
     index: LayerIndex
+    landmark: int = 0
 
 
 class _Tail(NamedTuple):
@@ -112,8 +116,8 @@ class TocFinder:
             )
         packed = await self._fetch(Place(toc_off, tail.total - footer.size - toc_off, 0), tail)
         kind = Format.STARGZ if footer.kind is FooterKind.STARGZ else Format.ESTARGZ
-        index = await self._index(lambda: _unpack_tar(packed), toc_off)
-        return Toc(kind, GZIP, tail.total - toc_off, tail.total, index)
+        index, landmark = await self._index(lambda: _unpack_tar(packed), toc_off)
+        return Toc(kind, GZIP, tail.total - toc_off, tail.total, index, landmark)
 
     async def _read_external(self, footer: Footer, total: int) -> Toc | str:
         if not self._voucher.json_digest:
@@ -122,8 +126,8 @@ class TocFinder:
         if isinstance(packed, str):
             return packed
         member = packed
-        index = await self._index(lambda: _unpack_tar(member), total - footer.size)
-        return Toc(Format.ESTARGZ_EXTERNAL, GZIP, len(packed), total, index)
+        index, landmark = await self._index(lambda: _unpack_tar(member), total - footer.size)
+        return Toc(Format.ESTARGZ_EXTERNAL, GZIP, len(packed), total, index, landmark)
 
     async def _read_zstd(self, place: Place, total: int, tail: _Tail | None) -> Toc:
         if place.off < FRAME_HEADER_SIZE or place.off + place.size > total or not place.size:
@@ -136,8 +140,8 @@ class TocFinder:
             self._voucher.check_packed(packed)
             return unpack_json(packed, place.unpacked_size)
 
-        index = await self._index(unpack, place.off - FRAME_HEADER_SIZE)
-        return Toc(Format.ZSTD_CHUNKED, ZSTD, place.size, total, index)
+        index, landmark = await self._index(unpack, place.off - FRAME_HEADER_SIZE)
+        return Toc(Format.ZSTD_CHUNKED, ZSTD, place.size, total, index, landmark)
 
     async def _fetch(self, place: Place, tail: _Tail | None) -> bytes:
         """The compressed TOC, as much as possible out of the tail that is here already."""
@@ -151,16 +155,16 @@ class TocFinder:
             head = await self._blob.fetch_range(place.off, tail.start)
         return head + tail.data[max(place.off - tail.start, 0) : end - tail.start]
 
-    async def _index(self, unpack: Callable[[], bytes], data_end: int) -> LayerIndex:
-        """The index that a TOC is made into, once it has been verified."""
+    async def _index(self, unpack: Callable[[], bytes], data_end: int) -> tuple[LayerIndex, int]:
+        """The index that a TOC is made into, once it has been verified, and where the landmark lies."""
 
-        def work() -> LayerIndex:
+        def work() -> tuple[LayerIndex, int]:
             json = unpack()
             self._voucher.check_json(json)
             index = LayerIndex()
-            fill_index(index, iter_toc(json), RESERVED_NAMES)
+            hidden = fill_index(index, iter_toc(json), RESERVED_NAMES)
             index.seal(data_end)
-            return index
+            return index, min(hidden.get(PREFETCH_LANDMARK, 0), data_end)
 
         try:
             return await pooled(self._pool, work)

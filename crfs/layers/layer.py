@@ -47,7 +47,7 @@ class Layer(Struct, frozen=True):
     """One layer, opened. `name` is its digest, or the URL or path of a single blob; `size` in bytes or None.
 
     A lazy layer's chunks lie compressed in `blob`, as `codec` says; any other's lie in the uncompressed tar at `tar`.
-    `reason` says why a layer is not lazy.
+    What lies before `landmark` in it is worth fetching before anybody asks. `reason` says why a layer is not lazy.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Layer(Struct, frozen=True):
     tar: Path | None = None
     reason: str | None = None
     codec: Codec = GZIP
+    landmark: int = 0
     health: Health = field(default_factory=Health)
 
     @property

@@ -85,4 +85,14 @@ class Opener:
 
 def lazy_layer(name: str, blob: Blob, toc: Toc, trust: Trust) -> Layer:
     """A layer whose bytes are fetched as they are read."""
-    return Layer(name, toc.format, trust, toc.index, blob, toc.blob_size, toc_size=toc.size, codec=toc.codec)
+    return Layer(
+        name,
+        toc.format,
+        trust,
+        toc.index,
+        blob,
+        toc.blob_size,
+        toc_size=toc.size,
+        codec=toc.codec,
+        landmark=toc.landmark,
+    )

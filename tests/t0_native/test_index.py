@@ -267,6 +267,15 @@ def test_around_a_chunk_are_near_members(
         assert tree.around(at.id, reach, nearby, largest) == wanted
 
 
+@given(_PLACES, st.integers(0, 3), _BYTES, st.integers(1, 5))
+def test_stretch_of_a_layer(
+    places: list[tuple[int, int, int, int]], layer: int, blob_off: int, limit: int
+) -> None:
+    tree = _placed(places)
+    behind = [at.id for at in _as_they_lie(tree) if at.layer == layer and at.blob_off >= blob_off]
+    assert tree.stretch(layer, blob_off, limit) == behind[:limit]
+
+
 @pytest.mark.parametrize(
     "ask",
     [

@@ -93,7 +93,7 @@ class Image:
     """An opened image. Closes whatever it was opened with."""
 
     def __init__(self, services: Services, settings: Settings, source: Source) -> None:
-        self._services = services
+        self.services = services
         try:
             self.resolved: OpenedImage = open_image(services, settings, source)
         except BaseException:
@@ -116,7 +116,7 @@ class Image:
     def settle(self) -> None:
         """Until what was fetched along with something else is decoded and kept."""
         for _ in range(2):
-            for pool in (self._services.pool, self._services.idle):
+            for pool in (self.services.pool, self.services.idle):
                 pool.submit(int).result(10)
 
     def __enter__(self) -> Self:
@@ -126,7 +126,7 @@ class Image:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.reader.stop()
-        self._services.close()
+        self.services.close()
         self.reader.close()
 
 

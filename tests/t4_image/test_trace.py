@@ -92,7 +92,7 @@ def test_kept_trace_that_is_none_is_dropped(place: Place) -> None:
     (path,) = (place.cache / "traces").iterdir()
     path.write_bytes(b"{}\n")
     with place.open("web", traces=True):
-        assert not path.exists()
+        wait_until(lambda: not path.exists(), 10)
 
 
 def test_should_fail_trace_that_is_none(place: Place, tmp_path: Path) -> None:
