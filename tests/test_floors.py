@@ -64,6 +64,7 @@ LATE = {
     ("crfs.cli.*", "crfs.cli.compose"): "--help and wrong uses answer before aiohttp is loaded",
     ("crfs.mount.engines.choice", "crfs.mount.engines.*"): "only the engines that may be used",
     ("crfs.cli.upper", "crfs.mount.engines.*"): "only the engine that is used",
+    ("crfs.cli.*", "crfs.cli.erofs"): "only the engine that is used",
     ("crfs.cli.upper", "crfs.fuse.lowertree"): "only the engine that is used",
     ("crfs.cli.mount", "crfs.cli.upper"): "a read-only mount need not wait for the overlay",
     ("crfs.cli.overlayfs", "crfs.cli.overlay"): "the engine is of no use to --version and wrong uses",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from crfs.cli.compose import open_image
+from crfs.cli.compose import OpenedImage, open_image
 from crfs.cli.services import Services, Settings, open_services
 from crfs.errors import MountError
 from crfs.formats.reference import (
@@ -18,7 +18,6 @@ from crfs.formats.reference import (
     Source,
     parse_source,
 )
-from crfs.image.reader import ImageReader
 from crfs.integrations.crfsplugin import PREFIX, CrfsLower, parse_crfs_lower
 from crfs.integrations.overlayrequest import DirectoryLower
 from crfs.overlay.lower import ImageLower, Lower, open_directory
@@ -65,8 +64,9 @@ class OpenLowers:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._opened = contextlib.ExitStack()
-        self._services: Services | None = None
-        self._readers: list[ImageReader] = []
+        self.services: Services | None = None
+        # those that are images, in the order in which they were opened
+        self.images: list[OpenedImage] = []
         # of the trees, in the order in which they were opened: what opens each again, wherever a tag leads by then
         self.sources: list[str] = []
 
@@ -78,18 +78,18 @@ class OpenLowers:
                 return open_directory(os.fsencode(lower.path))
             except OSError as error:
                 raise MountError(f"{lower.path}: {error.strerror}") from error
-        if self._services is None:
-            self._services = open_services(self._settings)
-            self._opened.callback(self._services.close)
-        image = open_image(self._services, self._settings, lower.source)
-        self._readers.append(image.reader)
+        if self.services is None:
+            self.services = open_services(self._settings)
+            self._opened.callback(self.services.close)
+        image = open_image(self.services, self._settings, lower.source)
+        self.images.append(image)
         self.sources.append(str(_pinned(lower.source, image.digest)))
         return ImageLower(image.tree, image.reader)
 
     def stop(self) -> None:
         """Whoever waits for an image's bytes is told that there will be none."""
-        for reader in self._readers:
-            reader.stop()
+        for image in self.images:
+            image.reader.stop()
 
     def close(self) -> None:
         """End the threads."""

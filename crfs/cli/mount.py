@@ -20,7 +20,7 @@ from crfs.cli.options import (
 from crfs.formats.reference import parse_source
 from crfs.fuse.session import block_signals, interruptible
 from crfs.mount.daemon import Ready
-from crfs.mount.engines.choice import AUTO, NAMES, Choice, Wanted, choose
+from crfs.mount.engines.choice import AUTO, NAMES, Choice, EngineName, Wanted, choose
 from crfs.mount.fuse import MountRequest, serve_tree
 from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
@@ -62,8 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=NAMES,
         default=AUTO,
-        help="what carries the mount: fuse, or the kernel's overlayfs for what is written to (overlay); "
-        "the best that the machine allows unless given (auto)",
+        help="what carries the mount: fuse, the kernel's overlayfs for what is written to (overlay), or the kernel "
+        "for all but files' bytes (erofs, as root); the best that the machine allows unless given (auto)",
     )
     parser.add_argument(
         "--no-server",
@@ -90,7 +90,10 @@ def run(args: argparse.Namespace) -> int:
 
         stack = stack_of(args)
     where = claim(args.dir, nonempty=nonempty)
-    choice = choose(args.engine, Wanted(None if stack is None else stack.spec, fuse_options))
+    wanted = (
+        Wanted(None, fuse_options, True) if stack is None else Wanted(stack.spec, fuse_options, stack.image)
+    )
+    choice = choose(args.engine, wanted)
     if args.foreground:
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}")
         _serve(args, where, fuse_options, stack, choice, lambda: None)
@@ -142,6 +145,11 @@ def _serve_image(
             image = open_image(services, settings, parse_source(args.source))
         settle()
         request = MountRequest(where, image.name, options, choice=choice)
-        serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
+        if choice.engine is EngineName.EROFS:
+            from crfs.cli.erofs import serve_by_erofs
+
+            serve_by_erofs(services, image, request, None, ready, image.reader.stop)
+        else:
+            serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
     finally:
         services.close()

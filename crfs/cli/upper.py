@@ -15,6 +15,7 @@ from crfs.errors import UsageError
 from crfs.fuse.session import interruptible
 from crfs.fuse.view import PLAIN_VIEW
 from crfs.fuse.writable import Writable
+from crfs.integrations.crfsplugin import CrfsLower
 from crfs.mount.engines.choice import Choice, EngineName
 from crfs.mount.fuse import MountRequest
 from crfs.mount.memory import settle
@@ -28,6 +29,11 @@ class Stack(Struct, frozen=True):
 
     lowers: tuple[Named, ...]
     spec: UpperSpec | None
+
+    @property
+    def image(self) -> bool:
+        """Whether an image is all there is below."""
+        return len(self.lowers) == 1 and isinstance(self.lowers[0], CrfsLower)
 
 
 def stack_of(args: argparse.Namespace) -> Stack:
@@ -64,9 +70,14 @@ def serve_stack(
             upper=None if stack.spec is None else os.fsdecode(stack.spec.upperdir),
             choice=choice,
         )
-        if choice.engine is EngineName.OVERLAY and stack.spec is not None:
+        if stack.spec is not None and choice.engine is not EngineName.FUSE:
             # what a crash has left half-done is nothing that the kernel's would do
             open_overlay(trees, stack.spec).close()
+        if choice.engine is EngineName.EROFS and opened.services is not None:
+            from crfs.cli.erofs import serve_by_erofs
+
+            serve_by_erofs(opened.services, opened.images[0], request, stack.spec, ready, opened.stop)
+        elif choice.engine is EngineName.OVERLAY and stack.spec is not None:
             _serve_below(trees, request, stack.spec, ready, opened.stop)
         else:
             serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)
@@ -81,12 +92,15 @@ def _serve_below(
 ) -> None:
     """With the kernel's overlayfs on top."""
     from crfs.fuse.lowertree import LowerTree
-    from crfs.mount.engines.overlay import serve_under_overlay
+    from crfs.mount.engines.overlay import Top, serve_under_overlay
+
+    def top(place: Path, until_end: contextlib.ExitStack) -> Top:
+        return Top(request, spec, place, until_end)
 
     match trees:
         case [ImageLower() as image]:
-            serve_under_overlay(LowerTree(image.tree, image.reader), request, spec, ready, stop)
+            serve_under_overlay(LowerTree(image.tree, image.reader), request, top, ready, stop)
         case _:
             merged = open_overlay(trees, None)
             operations = Writable(merged, PLAIN_VIEW)
-            serve_under_overlay(operations, request, spec, ready, stop, workers_for(merged))
+            serve_under_overlay(operations, request, top, ready, stop, workers_for(merged))

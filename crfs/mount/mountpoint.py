@@ -10,7 +10,7 @@ from msgspec import Struct
 from crfs.blobs.directories import runtime_directory
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
-from crfs.mount.state import drop_dead_state
+from crfs.mount.state import drop_dead_state, is_lost
 
 FSTYPE = "fuse.crfs"
 # below the runtime directory: where lower trees of kernel mounts are mounted, by a name that nothing else has
@@ -59,7 +59,8 @@ def claim(path: Path, *, nonempty: bool) -> Path:
     where = resolve(path)
     mounted = find_mount(where)
     if mounted and mounted.is_ours:
-        if not is_dead(where):
+        # one whose names are the kernel's does not show that its server is gone
+        if not is_dead(where) and not (mounted.fstype == "overlay" and is_lost(mounted.device)):
             raise MountError(f"{path}: {mounted.source} is mounted here already")
         unmount(where, lazy=True)
         drop_dead_state(mounted.device)

@@ -104,6 +104,11 @@ def find_state(device: str) -> MountState | None:
     return state if process_start(state.pid) == state.started else None
 
 
+def is_lost(device: str) -> bool:
+    """Whether the process behind a mount was known, and is gone."""
+    return _path(device).exists() and find_state(device) is None
+
+
 def drop_dead_state(device: str) -> None:
     """Forget a mount whose process is gone without having done so."""
     if find_state(device) is None:

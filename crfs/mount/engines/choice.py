@@ -18,17 +18,22 @@ AUTO = "auto"
 
 
 class EngineName(enum.StrEnum):
-    """`fuse`: llfuse carries names, bytes and changes. `overlay`: changes are the kernel's overlayfs's business."""
+    """`fuse`: llfuse carries names, bytes and changes. `overlay`: changes are the kernel's overlayfs's business.
 
+    `erofs`: so are names and attributes, and llfuse carries nothing but bytes.
+    """
+
+    EROFS = "erofs"
     OVERLAY = "overlay"
     FUSE = "fuse"
 
 
 class Wanted(Struct, frozen=True):
-    """What is to be mounted: where changes go, None: nowhere; and the options for libfuse."""
+    """What is to be mounted: where changes go, None: nowhere; the options for libfuse; `image`: one alone."""
 
     spec: "UpperSpec | None"
     options: tuple[str, ...]
+    image: bool = False
 
 
 class Choice(Struct, frozen=True):
@@ -40,6 +45,15 @@ class Choice(Struct, frozen=True):
 
 WhyNot = Callable[[Wanted], str | None]
 FUSE = Choice(EngineName.FUSE)
+
+
+def _why_not_erofs(wanted: Wanted) -> str | None:
+    if not wanted.image:
+        return "it carries one image, and nothing beside it"
+    # late: not for those who ask for another
+    from crfs.mount.engines.erofsfs import why_not
+
+    return why_not(wanted.spec, wanted.options)
 
 
 def _why_not_overlay(wanted: Wanted) -> str | None:
@@ -55,12 +69,13 @@ def _why_not_fuse(wanted: Wanted) -> str | None:
     return None
 
 
-# best first
+# best first; the last is for those who ask for it
 ENGINES: tuple[tuple[EngineName, WhyNot], ...] = (
     (EngineName.OVERLAY, _why_not_overlay),
     (EngineName.FUSE, _why_not_fuse),
+    (EngineName.EROFS, _why_not_erofs),
 )
-NAMES = (AUTO, *(name.value for name, _ in reversed(ENGINES)))
+NAMES = (AUTO, EngineName.FUSE.value, EngineName.OVERLAY.value, EngineName.EROFS.value)
 
 
 def choose(asked: str, wanted: Wanted) -> Choice:

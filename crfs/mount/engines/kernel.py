@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 # sys/mount.h
-_FLAGS = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "noatime": 1024}
+MS_RDONLY = 1
+_FLAGS = {"ro": MS_RDONLY, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "noatime": 1024}
 _OPPOSITES = {"suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync", "atime": "noatime"}
 _DETACH = 2
 _NOFOLLOW = 8

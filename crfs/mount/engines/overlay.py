@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from crfs.errors import MountError
 from crfs.fuse.session import NETWORK_WORKERS, Operations, open_session, serve
-from crfs.mount.engines.kernel import detach, mount_flags
+from crfs.mount.engines.kernel import detach, escaped, mount_flags
 from crfs.mount.engines.overlayfs import held, mount_overlay, said
 from crfs.mount.engines.places import private_place
 from crfs.mount.fuse import MountRequest, announced, prepare, session_options
@@ -25,21 +25,23 @@ from crfs.overlay.overlay import UpperSpec
 def serve_under_overlay(
     operations: Operations,
     request: MountRequest,
-    spec: UpperSpec,
+    make_top: Callable[[Path, contextlib.ExitStack], "Top"],
     ready: Callable[[], None],
     stop: Callable[[], None],
     workers: int = NETWORK_WORKERS,
 ) -> None:
     """Mount a tree, and an overlay over it, and serve until that is unmounted.
 
-    See crfs.mount.fuse.serve_operations().
+    See crfs.mount.fuse.serve_operations(). `make_top` is given a private place, and what is closed at the end.
     """
     prepare()
     with contextlib.ExitStack() as until_end:
         place = until_end.enter_context(private_place())
-        top = _Top(request, spec, place, until_end)
-        hidden = replace(request, mountpoint=place, writable=False)
-        open_session(operations, place, session_options(hidden))
+        top = make_top(place, until_end)
+        for mountpoint in top.mountpoints:
+            mountpoint.mkdir(exist_ok=True)
+        hidden = replace(request, mountpoint=top.session_place, writable=False)
+        open_session(operations, top.session_place, session_options(hidden))
 
         def end() -> None:
             top.take_down()
@@ -49,50 +51,66 @@ def serve_under_overlay(
         top.check()
 
 
-class _Top:
-    """The overlay over the tree. It is mounted by a thread, while the session answers what the kernel asks for that."""
+class Top:
+    """The overlay over the tree. It is mounted by a thread, while the session answers what the kernel asks for that.
+
+    `mountpoints`: all that is mounted in the private place, of which the session is at `session_place`.
+    """
 
     def __init__(
-        self, request: MountRequest, spec: UpperSpec, place: Path, until_end: contextlib.ExitStack
+        self, request: MountRequest, spec: UpperSpec | None, place: Path, until_end: contextlib.ExitStack
     ) -> None:
-        self._request = request
+        self.request = request
+        self.session_place = place
+        self.mountpoints: tuple[Path, ...] = (place,)
         self._spec = spec
         self._place = place
         self._until_end = until_end
-        self._error: OSError | None = None
+        self._error: OSError | MountError | None = None
 
     def start(self, ready: Callable[[], None]) -> None:
         """Have it mounted; `ready` is called when it is."""
         threading.Thread(target=self._run, args=(ready,), name="crfs-mount", daemon=True).start()
 
     def _run(self, ready: Callable[[], None]) -> None:
-        place = os.fsencode(self._place)
         try:
-            self._mount(place)
-        except OSError as error:
+            self.mount()
+        except (OSError, MountError) as error:
             self._error = error
+            self.take_down()
         finally:
             # where the overlay has not been mounted, the session ends with it
-            detach(place)
+            for mountpoint in self.mountpoints:
+                with contextlib.suppress(OSError):
+                    detach(os.fsencode(mountpoint))
         if self._error is None:
+            if self._spec is not None:
+                self._until_end.enter_context(held(self._spec))
+            self._until_end.enter_context(announced(self.request))
             ready()
 
-    def _mount(self, place: bytes) -> None:
-        request = self._request
+    def mount(self) -> None:
+        """Mount the overlay; OSError, MountError."""
+        self.mount_over(escaped(os.fsencode(self._place)))
+
+    def mount_over(self, lowers: bytes) -> None:
+        """The same, over what `lowerdir=` is to say."""
+        request = self.request
         at = os.fsencode(request.mountpoint)
         named = [option.removeprefix("fsname=") for option in request.options if option.startswith("fsname=")]
-        mount_overlay(place, self._spec, at, [request.source, *named][-1], mount_flags(request.options))
-        self._until_end.enter_context(held(self._spec))
-        self._until_end.enter_context(announced(request))
+        mount_overlay(lowers, self._spec, at, [request.source, *named][-1], mount_flags(request.options))
 
     def take_down(self) -> None:
         """Detach the overlay, if it is still there, and not another one by now."""
-        mounted = find_mount(self._request.mountpoint)
-        if mounted is not None and f"lowerdir={self._place}," in f"{mounted.options},":
+        mounted = find_mount(self.request.mountpoint)
+        ours = f"lowerdir={self._place}"
+        if mounted is not None and any(f"{ours}{end}" in f"{mounted.options}," for end in (",", "/")):
             with contextlib.suppress(OSError):
-                detach(os.fsencode(self._request.mountpoint))
+                detach(os.fsencode(self.request.mountpoint))
 
     def check(self) -> None:
         """At the end: MountError where it could not be mounted."""
+        if isinstance(self._error, OSError):
+            raise MountError(f"{self.request.mountpoint}: {said(self._error)}") from self._error
         if self._error is not None:
-            raise MountError(f"{self._request.mountpoint}: {said(self._error)}") from self._error
+            raise self._error

@@ -6,31 +6,36 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from crfs.mount.engines import needs
-from crfs.mount.engines.kernel import DATA_MAX, escaped, mount
+from crfs.mount.engines.kernel import DATA_MAX, MS_RDONLY, escaped, mount
 from crfs.mount.engines.places import private_place
+from crfs.mount.mountpoint import find_mount
 from crfs.overlay.overlay import UpperSpec
 from crfs.overlay.upper import may_set_trusted
 
 log = logging.getLogger(__name__)
 # since when it may be mounted in a user namespace
 _KERNEL = (5, 11)
-_FUSE_ONLY = ("allow_root", "auto_unmount")
+FUSE_ONLY = ("allow_root", "auto_unmount")
+_METACOPY = (b"redirect_dir=on", b"metacopy=on")
+# what is not shown as an option
+_METACOPY_DEFAULT = Path("/sys/module/overlay/parameters/metacopy")
 
 
 def why_not(spec: UpperSpec, options: Sequence[str]) -> str | None:
     """Why overlayfs can't be mounted here over these directories, by these rules; None: it can."""
-    asked = [option for option in options if option in _FUSE_ONLY]
+    asked = [option for option in options if option in FUSE_ONLY]
     if asked:
         return f"-o {asked[0]} is FUSE's"
     lacking = needs.lacks_filesystem("overlay") or needs.lacks_privilege()
     if lacking is None and needs.is_user_namespace():
         lacking = needs.lacks_kernel(*_KERNEL)
-    return lacking or _used(spec) or _refused(spec)
+    return lacking or used(spec) or refused(spec)
 
 
-def _used(spec: UpperSpec) -> str | None:
+def used(spec: UpperSpec) -> str | None:
     """Who is killed leaves it unlocked; overlayfs empties the work directory when it is mounted."""
     with contextlib.suppress(FileNotFoundError), held(spec) as alone:
         return None if alone else "the upper and work directories are used by another mount"
@@ -55,11 +60,11 @@ def held(spec: UpperSpec) -> Iterator[bool]:
         os.close(fd)
 
 
-def _refused(spec: UpperSpec) -> str | None:
+def refused(spec: UpperSpec) -> str | None:
     """What the kernel says to an overlay of nothing, which nobody sees."""
     try:
         with private_place() as place:
-            mount_overlay(os.fsencode(place), spec, os.fsencode(place), "crfs", 0)
+            mount_overlay(escaped(os.fsencode(place)), spec, os.fsencode(place), "crfs", 0)
     except OSError as error:
         return said(error)
     return None
@@ -72,9 +77,27 @@ def said(error: OSError) -> str:
     return f"mounting overlayfs fails: {error.strerror}"
 
 
-def mount_overlay(tree: bytes, spec: UpperSpec, at: bytes, source: str, flags: int) -> None:
-    """Mount it over a tree. OSError."""
-    mount(os.fsencode(source), at, b"overlay", flags, overlay_options(escaped(tree), spec))
+def mount_overlay(lowers: bytes, spec: UpperSpec | None, at: bytes, source: str, flags: int) -> None:
+    """Mount it over what `lowerdir=` is to say, escaped. OSError."""
+    if spec is None:
+        mount(
+            os.fsencode(source),
+            at,
+            b"overlay",
+            flags | MS_RDONLY,
+            _checked([b"lowerdir=" + lowers, *_METACOPY]),
+        )
+    else:
+        mount(os.fsencode(source), at, b"overlay", flags, overlay_options(lowers, spec))
+
+
+def takes_metacopy(at: Path) -> bool:
+    """Whether the overlay mounted there is one that finds contents elsewhere than attributes."""
+    mounted = find_mount(at)
+    if mounted is None:
+        return False
+    shown = dict(option.partition("=")[::2] for option in mounted.options.split(","))
+    return (shown.get("metacopy") or _METACOPY_DEFAULT.read_text().strip().replace("Y", "on")) == "on"
 
 
 def overlay_options(lowers: bytes, spec: UpperSpec) -> bytes:
@@ -86,18 +109,22 @@ def overlay_options(lowers: bytes, spec: UpperSpec) -> bytes:
         # names of one file that are found in an index would be lost on other engines
         b"index=off",
     ]
-    if spec.userxattr or not _may_set_trusted(spec.workdir):
+    if spec.userxattr or not may_set_trusted_in(spec.workdir):
         options.append(b"userxattr")
     else:
-        options += [b"redirect_dir=on", b"metacopy=on"]
+        options += _METACOPY
     options += [b"volatile"] if spec.volatile else []
+    return _checked(options)
+
+
+def _checked(options: Sequence[bytes]) -> bytes:
     data = b",".join(options)
     if len(data) > DATA_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     return data
 
 
-def _may_set_trusted(directory: bytes) -> bool:
+def may_set_trusted_in(directory: bytes) -> bool:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return may_set_trusted(fd)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crfs.blobs.directories import runtime_directory
 from crfs.mount.engines.kernel import detach
-from crfs.mount.mountpoint import PLACES, is_dead
+from crfs.mount.mountpoint import FSTYPE, PLACES, find_mount, is_dead
 from crfs.mount.state import process_start
 
 
@@ -36,9 +36,26 @@ def _lives(name: str) -> bool:
 
 
 def _take_away(place: Path) -> None:
-    """Of a place whose process is not seen, the mount goes only if nobody answers there."""
-    with contextlib.suppress(OSError):
-        if _lives(place.name) or is_dead(place):
-            detach(os.fsencode(place))
-    with contextlib.suppress(OSError):
-        place.rmdir()
+    """Of a place whose process is not seen, the mounts go only if nobody answers there."""
+    paths = (*_below(place), place)
+    if _lives(place.name) or not any(map(_answers, paths)):
+        for path in paths:
+            with contextlib.suppress(OSError):
+                detach(os.fsencode(path))
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def _below(place: Path) -> list[Path]:
+    """Places in a place; none in what is mounted there."""
+    try:
+        return [] if os.path.ismount(place) else [place / name for name in os.listdir(place)]
+    except OSError:
+        return []
+
+
+def _answers(path: Path) -> bool:
+    """Whether something is mounted there that a process serves."""
+    mounted = find_mount(path)
+    return mounted is not None and mounted.fstype == FSTYPE and not is_dead(path)

@@ -1,0 +1,67 @@
+"""The erofs engine: the kernel carries the tree, as an EROFS image, and the changes; llfuse only bytes of files.
+
+    overlay
+      upper            where changes go, if anywhere
+      tree             the EROFS image: names, attributes, and what each file's content is called
+      contents         llfuse, by these names
+
+As in the overlay engine, what is below the overlay is mounted in a private place and taken out of there again.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from crfs.errors import MountError
+from crfs.fuse.contenttree import ContentTree
+from crfs.mount.engines.erofsfs import mount_image
+from crfs.mount.engines.kernel import escaped
+from crfs.mount.engines.overlay import Top, serve_under_overlay
+from crfs.mount.engines.overlayfs import takes_metacopy
+from crfs.mount.fuse import MountRequest
+from crfs.overlay.overlay import UpperSpec
+
+
+def serve_over_contents(
+    operations: ContentTree,
+    image: Path,
+    request: MountRequest,
+    spec: UpperSpec | None,
+    ready: Callable[[], None],
+    stop: Callable[[], None],
+) -> None:
+    """Mount the EROFS `image` of a tree over its contents, and serve these until that is unmounted.
+
+    See crfs.mount.fuse.serve_operations().
+    """
+
+    def top(place: Path, until_end: contextlib.ExitStack) -> Top:
+        return _OverImage(request, spec, place, until_end, image)
+
+    serve_under_overlay(operations, request, top, ready, stop)
+
+
+class _OverImage(Top):
+    """The overlay over an image and contents."""
+
+    def __init__(
+        self,
+        request: MountRequest,
+        spec: UpperSpec | None,
+        place: Path,
+        until_end: contextlib.ExitStack,
+        image: Path,
+    ) -> None:
+        super().__init__(request, spec, place, until_end)
+        self._image = image
+        self._tree = place / "tree"
+        self.session_place = place / "contents"
+        self.mountpoints = (self._tree, self.session_place)
+
+    def mount(self) -> None:
+        mount_image(self._image, self._tree)
+        layers = (self._tree, self.session_place)
+        self.mount_over(b"::".join(escaped(os.fsencode(layer)) for layer in layers))
+        if not takes_metacopy(self.request.mountpoint):
+            raise MountError(f"{self.request.mountpoint}: overlayfs refuses metacopy")
