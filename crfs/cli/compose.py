@@ -26,7 +26,7 @@ from crfs.image.report import Report, Watched, report_images
 from crfs.image.trace import Recorder
 from crfs.layers.layer import Layer, Trust
 
-PAGE_CACHE_BYTES = 24 << 20
+PAGE_CACHE_BYTES = 16 << 20
 # retries, their pauses and a slow transfer included; then the reader gets EIO
 READ_SECONDS = 120.0
 
