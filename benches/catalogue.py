@@ -5,6 +5,7 @@ from __future__ import annotations
 from benches.question import Questions
 from benches.questions import (
     convert,
+    converted,
     kernels,
     memory,
     mount_scale,
@@ -29,4 +30,5 @@ QUESTIONS: Questions = {
     "kernels": kernels,
     "registry": registry,
     "convert": convert,
+    "converted": converted,
 }

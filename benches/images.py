@@ -17,10 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benches import lowers
+from benches import lowers, mounts
 from benches.cache import cache_dir, once, remove_tree
 from benches.commands import CommandFailed, missing_programs, run
 from benches.containerd import containerd, newer_converter
+from benches.machine import commit
+from benches.programs import import_numpy
 from benches.recipes import bigfile, chunks, fleet, many, minbase, pyapp, quirks, rawnames
 from benches.registry import Registry, registry
 
@@ -40,6 +42,8 @@ _CONVERSIONS = {
     "esgz-32m": (*_ESTARGZ, "--estargz-chunk-size", str(chunks.CHUNK)),
     "zstd": ("--zstdchunked", "--oci"),
 }
+# tags of what crfs writes: crfs-CHUNK-MIN[-traced], or crfs-zstd-chunked[-CHUNK]
+_CRFS_TAG = "crfs-"
 
 
 class NoWriter(Exception):
@@ -145,10 +149,23 @@ def pushed(name: str, served: Registry, tag: str) -> str:
     return f"{served.host}/{repository(name)}:{tag}"
 
 
+def crfs_tag(way: str) -> str:
+    """The tag of what `crfs convert` writes with `--chunk-size A --min-chunk-size B`, as `A-B`.
+
+    `A-B-traced` has what a start reads in front; `zstd:chunked` and `zstd:chunked-A` are in that format.
+    """
+    return _CRFS_TAG + way.replace(":", "-")
+
+
+def pushed_bytes(name: str, served: Registry, tag: str) -> int:
+    """The sum of the layers that the image has under a tag."""
+    return sum(_blob_sizes(pushed(name, served, tag)))
+
+
 def figures(name: str, served: Registry, tags: Sequence[str] = TAGS) -> Figures:
     """Count and weigh an image, which is pushed where it's missing."""
     tars = layers(name)
-    blobs = {tag: sum(_blob_sizes(pushed(name, served, tag))) for tag in tags}
+    blobs = {tag: pushed_bytes(name, served, tag) for tag in tags}
     return Figures(len(tars), entries(name), sum(tar.stat().st_size for tar in tars), blobs)
 
 
@@ -203,11 +220,15 @@ def _push_and_note(name: str, served: Registry, tag: str, mark: Path) -> None:
 
 
 def _tool(tag: str) -> str:
+    if tag.startswith(_CRFS_TAG):
+        return "crfs"
     return "umoci" if tag == "plain" else "ctr-remote"
 
 
 def _version(tag: str) -> str:
     """Of the tool's package, since ctr-remote says containerd's version for its own."""
+    if tag.startswith(_CRFS_TAG):
+        return f"at {commit()}"
     if tag == "esgz-min":
         return "of a later Debian"
     package = "umoci" if tag == "plain" else "stargz-snapshotter"
@@ -222,6 +243,9 @@ def _push(name: str, served: Registry, tag: str) -> None:
     if tag == "plain":
         source, target = f"oci:{layout(name)}:plain", f"docker://{base}:plain"
         run("skopeo", "copy", "-q", "--dest-tls-verify=false", source, target)
+        return
+    if tag.startswith(_CRFS_TAG):
+        _push_by_crfs(name, served, tag)
         return
     if tag == "zstd-skopeo":
         _push_by_skopeo(layout(name), f"{base}:{tag}")
@@ -240,6 +264,31 @@ def _push_by_skopeo(source: Path, ref: str) -> None:
         run("skopeo", "copy", "-q", "--dest-decompress", f"oci:{source}:plain", f"dir:{plain}")
         flags = ("--dest-compress-format", "zstd:chunked", "--dest-tls-verify=false")
         run("skopeo", "copy", "-q", *flags, f"dir:{plain}", f"docker://{ref}")
+
+
+def _push_by_crfs(name: str, served: Registry, tag: str) -> None:
+    """Push as the tag says."""
+    words = tag.removeprefix(_CRFS_TAG).removesuffix("-traced")
+    if words.startswith("zstd-chunked"):
+        options = ["--format", "zstd:chunked"]
+        chunk = words.removeprefix("zstd-chunked").removeprefix("-")
+        options += ["--chunk-size", chunk] if chunk else []
+    else:
+        chunk, least = words.split("-")
+        options = ["--chunk-size", chunk, "--min-chunk-size", least]
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as scratch:
+        if tag.endswith("-traced"):
+            trace = Path(scratch, "trace")
+            _record_start(pushed(name, served, tag.removesuffix("-traced")), Path(scratch), trace)
+            options += ["--trace", str(trace)]
+        target = f"docker://{served.host}/{repository(name)}:{tag}"
+        run(mounts.crfs_program(), "convert", *options, f"oci:{layout(name)}:plain", target)
+
+
+def _record_start(ref: str, scratch: Path, trace: Path) -> None:
+    """Note what the program of `start` reads."""
+    with mounts.crfs(ref, scratch / "tree", scratch / "cache", "--record", str(trace)) as mount:
+        import_numpy(mount)
 
 
 def _count(tar: Path) -> int:

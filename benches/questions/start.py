@@ -11,11 +11,12 @@ among what is compared.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 from benches.link import LOOPBACK, WAN, Counts
-from benches.mounts import drop_caches
+from benches.mounts import Mount, drop_caches
 from benches.peers.containerd import CONTAINERD, CONTAINERD_STARGZ
 from benches.peers.crfs import CRFS, CRFS_PLAIN, CRFS_WARM
 from benches.peers.peer import Mounter, Store
@@ -51,7 +52,9 @@ def must_be_cold(counts: Counts) -> Counts:
     return counts
 
 
-def _cold(asking: Asking, store: Store) -> str:
+@contextmanager
+def first_run(asking: Asking, store: Store) -> Iterator[tuple[Mount, str]]:
+    """Mount, run, and tell what that took; the mount and what the program said."""
     begun = time.perf_counter()
     with store.mounted(_IMAGE, asking.place.directory / "first") as mount:
         pulled = time.perf_counter() - begun
@@ -59,6 +62,11 @@ def _cold(asking: Asking, store: Store) -> str:
         counts = must_be_cold(asking.place.link.take())
         asking.add(pull_s=pulled, run_s=ran, total_s=pulled + ran)
         asking.add(fetched_requests=len(counts.requests), fetched_bytes=counts.bytes_down)
+        yield mount, said
+
+
+def _cold(asking: Asking, store: Store) -> str:
+    with first_run(asking, store) as (mount, said):
         asking.add(warm_s=import_numpy(mount)[0])
         drop_caches()
         asking.add(dropped_s=import_numpy(mount)[0])
