@@ -27,7 +27,10 @@ class Blob(Protocol):
 
     @property
     def name(self) -> str:
-        """Fit for messages and log lines: registry, repository and digest, or URL, or path; no secrets."""
+        """Fit for messages and log lines: registry, repository and digest, or URL, or path; no secrets.
+
+        Blobs of the same name have the same bytes.
+        """
         ...
 
     async def fetch_range(self, start: int, end: int) -> bytes:

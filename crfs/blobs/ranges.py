@@ -7,7 +7,7 @@ Bytes are handed on as they come, so that what has come is decoded while the res
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
@@ -34,6 +34,7 @@ class _Want(Struct, eq=False):
     need: Need
     result: asyncio.Future[memoryview]
     arrived: Arrived | None = None
+    held: bool = False
 
 
 class _Batch:
@@ -51,6 +52,17 @@ class _Batch:
     @property
     def need(self) -> Need:
         return min(want.need for want in self.wants)
+
+    def covers(self, want: _Want) -> bool:
+        """Whether the bytes of a want are among those of this request, come or yet to come."""
+        return self.wants[0].blob.name == want.blob.name and self.start <= want.start and want.end <= self.end
+
+    def join(self, want: _Want) -> None:
+        """Serve one more."""
+        self.wants.append(want)
+        now = self.start + self._came
+        if want.start < now:
+            self._hand_on(want, min(now, want.end))
 
     def add(self, piece: bytes) -> None:
         """Hand on what has come."""
@@ -80,6 +92,11 @@ class _Batch:
             pace.answered(self._first - self._begun)
             pace.transferred(self._came - self._head, time.monotonic() - self._first)
 
+    @property
+    def whole(self) -> bool:
+        """Whether all has come."""
+        return self._came == self.end - self.start
+
     def fail(self, error: BaseException) -> None:
         """Tell those whose bytes have not come."""
         for want in self.wants:
@@ -96,6 +113,8 @@ class RangeFetcher:
         self._running: dict[asyncio.Task[None], _Batch] = {}
         self._woken = False
         self._paces: dict[str, Pace] = {}
+        # what has come before anybody wanted it
+        self._held: list[_Batch] = []
         # whether nothing runs or waits but the completion of images
         self._calm = asyncio.Event()
         self._calm.set()
@@ -110,18 +129,43 @@ class RangeFetcher:
         """
         loop = asyncio.get_running_loop()
         want = _Want(blob, start, end, need, loop.create_future(), arrived)
+        under_way = next((batch for batch in self._batches() if batch.covers(want)), None)
+        if under_way is None:
+            self._queue.append(want)
+        else:
+            under_way.join(want)
+        self._wake()
+        return await want.result
+
+    def hold(self, blob: Blob, start: int, end: int) -> None:
+        """Begin to fetch bytes that will be wanted as LIKELY, and keep them until let_go()."""
+        want = _Want(blob, start, end, Need.LIKELY, asyncio.get_running_loop().create_future(), held=True)
+        # nobody waits for it: whoever wants the bytes finds out by himself
+        want.result.add_done_callback(lambda result: result.cancelled() or result.exception())
         self._queue.append(want)
+        self._wake()
+
+    def let_go(self) -> None:
+        """Whoever was to want what is held has come."""
+        self._held.clear()
+        for want in (*self._queue, *(want for batch in self._running.values() for want in batch.wants)):
+            want.held = False
+
+    def _batches(self) -> Iterator[_Batch]:
+        yield from self._running.values()
+        yield from self._held
+
+    def _wake(self) -> None:
         if not self._woken:
             # after the other wants of this turn of the loop, so that they can be merged
             self._woken = True
-            loop.call_soon(self._pump)
-        return await want.result
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def hurry(self, blob: Blob, position: int) -> None:
         """A reader waits for the byte at `position`, which was wanted with less need."""
         running = [want for batch in self._running.values() for want in batch.wants]
         for want in (*self._queue, *running):
-            if want.blob is blob and want.start <= position < want.end:
+            if want.blob.name == blob.name and want.start <= position < want.end:
                 want.need = Need.READER
         self._pump()
 
@@ -147,8 +191,11 @@ class RangeFetcher:
             self._calm.set()
 
     def _finish(self, task: asyncio.Task[None]) -> None:
+        batch = self._running.pop(task)
+        if any(want.held for want in batch.wants) and not task.cancelled() and batch.whole:
+            self._held.append(batch)
         # those of a task that was cancelled before it began must not wait for ever
-        self._running.pop(task).fail(asyncio.CancelledError())
+        batch.fail(asyncio.CancelledError())
         self._free += 1
         self._pump()
 
@@ -166,7 +213,7 @@ class RangeFetcher:
     def _take(self, first: _Want) -> list[_Want]:
         """A want and those that its request can carry along, in the blob's order."""
         near = sorted(
-            (want for want in self._queue if want.blob is first.blob and self._may_join(want, first)),
+            (want for want in self._queue if self._may_join(want, first)),
             key=lambda want: want.start,
         )
         gap = min(max(self.pace(first.blob).gap, GAP_MIN), GAP_MAX)
@@ -178,6 +225,9 @@ class RangeFetcher:
             batch.append(want)
             end = max(want.end, end)
         for want in reversed(near[:at]):
+            if want.need > first.need and want.end <= start:
+                # its bytes would come before those that are needed more
+                break
             if start - want.end > gap or max(want.end, end) - want.start > MERGE_LIMIT:
                 break
             batch.insert(0, want)
@@ -187,7 +237,7 @@ class RangeFetcher:
 
     def _may_join(self, want: _Want, first: _Want) -> bool:
         """Whether a want may travel with `first`: the completion of an image holds up nobody."""
-        return (want.need is Need.REST) == (first.need is Need.REST)
+        return want.blob.name == first.blob.name and (want.need is Need.REST) == (first.need is Need.REST)
 
     def pace(self, blob: Blob) -> Pace:
         """How quickly the server that has this blob answers."""

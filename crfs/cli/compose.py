@@ -12,7 +12,7 @@ from crfs._native.pagecache import PageCache
 from crfs.blobs.blob import Blob, ImageSource
 from crfs.blobs.claims import try_claim
 from crfs.blobs.network import LateBlob
-from crfs.cli.likely import start_likely
+from crfs.cli.likely import Likely
 from crfs.cli.services import Services, Settings, platform_of
 from crfs.cli.tracing import KEPT_SECONDS, keeper
 from crfs.formats.manifest import Descriptor
@@ -50,6 +50,7 @@ def report_of(services: Services, images: Sequence[OpenedImage]) -> Report:
 
 def open_image(services: Services, settings: Settings, source: Source) -> OpenedImage:
     """Open what a source names; any CrfsError. What the cache can tell is asked of nobody else."""
+    likely = Likely(services, settings)
     name, digest, kept = str(source), None, None
     if isinstance(source, ImageReference):
         name = source.text
@@ -58,9 +59,9 @@ def open_image(services: Services, settings: Settings, source: Source) -> Opened
         # late, here and below: aiohttp takes longer to load than a mount
         from crfs.cli.sources import resolve
 
-        name, digest, kept = resolve(services, settings, source)
+        name, digest, kept = resolve(services, settings, source, likely)
     counters = Counters(len(kept.layers))
-    reader = _open_reader(services, settings, kept, digest, counters)
+    reader = _open_reader(services, settings, kept, digest, counters, likely)
     return OpenedImage(name, digest, kept.layers, kept.tree, reader, counters)
 
 
@@ -97,7 +98,12 @@ class _LateBlobs:
 
 
 def _open_reader(
-    services: Services, settings: Settings, kept: KeptTree, digest: str | None, counters: Counters
+    services: Services,
+    settings: Settings,
+    kept: KeptTree,
+    digest: str | None,
+    counters: Counters,
+    likely: Likely,
 ) -> ImageReader:
     pages = PageCache(PAGE_CACHE_BYTES)
     loader = ChunkLoader(
@@ -109,7 +115,7 @@ def _open_reader(
 
             services.network.submit(verify_in_background(layer))
     directory = services.store.directory
-    start_likely(services, settings, kept, digest, loader)
+    likely.start(kept, digest, loader)
     if settings.background_fetch:
         _complete(services, settings, kept, digest, loader)
     recorder = Recorder(kept.tree, kept.layers, None if settings.record else KEPT_SECONDS)

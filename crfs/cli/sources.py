@@ -21,6 +21,7 @@ from crfs.blobs.registriesconf import load_registries
 from crfs.blobs.registry import MIRROR_RETRY, RegistryImage
 from crfs.blobs.store import Store
 from crfs.blobs.url import UrlBlob
+from crfs.cli.likely import Likely
 from crfs.cli.services import Services, Settings, platform_of
 from crfs.errors import CrfsError, UsageError
 from crfs.formats.platforms import Platform
@@ -91,7 +92,9 @@ def submit_to_source(
     return services.network.submit(on_blob(opened, opener))
 
 
-def resolve(services: Services, settings: Settings, source: Source) -> tuple[str, str | None, KeptTree]:
+def resolve(
+    services: Services, settings: Settings, source: Source, likely: Likely
+) -> tuple[str, str | None, KeptTree]:
     """Name, manifest's digest (None for a single blob) and merged tree of what a source names; any CrfsError."""
     opener = Opener(services.store, services.pool, allow_unverified=settings.allow_unverified)
     opened = open_source(source, settings, services)
@@ -105,6 +108,7 @@ def resolve(services: Services, settings: Settings, source: Source) -> tuple[str
     )
     if kept is not None:
         return opened.name, digest, kept
+    likely.begin(opened, digest, manifest)
     with contextlib.ExitStack() as claimed:
         claimed.callback(claim.release)
         image = services.network.submit(open_layers(opened, opener, platform, digest, manifest)).result()

@@ -1,39 +1,20 @@
 """Chunks that will be wanted are fetched before anybody asks: in large requests, in the order of their need.
 
-A few requests are under way at a time, so that a reader never waits behind many. Fetch loop, but for start().
+How many requests are under way at a time is the network's to say, which serves readers first. Fetch loop, but for
+start().
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from crfs._native.index import Tree
 from crfs.blobs.network import Network
 from crfs.image.chunks import ChunkLoader
+from crfs.image.runs import Span, plan_runs
 from crfs.layers.layer import Layer
 
-# one request: bytes that lie together with no larger gaps between them
-RUN_MAX = 1 << 20
-GAP_MAX = 32 << 10
-_WIDTH = 4
-
-
-def plan_runs(tree: Tree, layers: Sequence[Layer], chunks: Sequence[int]) -> list[list[int]]:
-    """Chunks of lazy layers as runs that lie together in a blob; the run with the earliest chunk comes first."""
-    need = {chunk: number for number, chunk in enumerate(chunks)}
-    places = [tree.chunk(chunk) for chunk in need]
-    lazy = sorted(
-        (place for place in places if layers[place.layer].lazy), key=lambda at: (at.layer, at.blob_off, at.id)
-    )
-    runs: list[list[int]] = []
-    layer, start, end = -1, 0, 0
-    for place in lazy:
-        joins = place.layer == layer and place.blob_off - end <= GAP_MAX and place.blob_end - start <= RUN_MAX
-        if not joins:
-            runs.append([])
-            layer, start = place.layer, place.blob_off
-        runs[-1].append(place.id)
-        end = place.blob_end
-    return sorted(runs, key=lambda run: min(need[chunk] for chunk in run))
+# runs that are in flight, so that a reader finds them and hurries them on
+_WIDTH = 64
 
 
 class Ahead:
@@ -45,14 +26,30 @@ class Ahead:
         self._loader = loader
         self._network = network
 
-    def start(self, chunks: Sequence[int]) -> None:
-        """Begin with chunks in the order of their need. What is here already costs no request."""
-        missing = [chunk for chunk in chunks if not self._loader.has(chunk)]
-        runs = deque(plan_runs(self._tree, self._layers, missing))
-        for _ in range(min(_WIDTH, len(runs))):
-            self._network.submit(self._work(runs))
+    def start(self, chunks: Sequence[int], then: Callable[[], None] = lambda: None) -> None:
+        """Begin with chunks in the order of their need. What is here already costs no request.
 
-    async def _work(self, runs: deque[list[int]]) -> None:
+        `then` is called on the fetch loop, where there is one, when all is done.
+        """
+        places = [self._tree.chunk(chunk) for chunk in dict.fromkeys(chunks)]
+        spans = [
+            Span(place.layer, place.blob_off, place.blob_end, place.id)
+            for place in places
+            if self._layers[place.layer].lazy and not self._loader.has(place.id)
+        ]
+        runs = deque(plan_runs(spans))
+        left = [min(_WIDTH, len(runs))]
+        for _ in range(left[0]):
+            self._network.submit(self._work(runs, left, then))
+        if not spans:
+            self._network.call(then)
+
+    async def _work(self, runs: deque[list[Span]], left: list[int], then: Callable[[], None]) -> None:
         """Until nothing is left, or nobody answers: then readers find out by themselves."""
-        while runs and await self._loader.fetch_ahead(runs.popleft()):
-            pass
+        try:
+            while runs and await self._loader.fetch_ahead([span.chunk for span in runs.popleft()]):
+                pass
+        finally:
+            left[0] -= 1
+            if not left[0]:
+                then()

@@ -1,8 +1,9 @@
 """What a program touched first, in which order: recorded while it runs, kept as JSON lines, found again in a tree.
 
-    {"path": "usr/bin/python3", "layer": "sha256:...", "chunk": 0, "ms": 12.5}
+    {"path": "usr/bin/python3", "layer": "sha256:...", "chunk": 0, "ms": 12.5, "blob": [4096, 9000], "digest": "..."}
 
-`chunk` is where in the file the chunk begins, `ms` the milliseconds since the image was opened. No I/O; any thread.
+`chunk` is where in the file the chunk begins, `ms` the milliseconds since the image was opened; what comes behind
+may be left out. No I/O; any thread.
 """
 
 import os
@@ -19,13 +20,19 @@ from crfs.layers.layer import Layer
 TOUCHES_MAX = 50_000
 
 
-class Touch(msgspec.Struct, frozen=True):
-    """The first touch of a chunk."""
+class Touch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The first touch of a chunk.
+
+    `blob` and `digest` say where its member lies in the layer's blob, and what the chunk's SHA-256 is, in hexadecimal:
+    with them, fetching can begin before the layer's TOC is here.
+    """
 
     path: str
     layer: str
     chunk: int
     ms: float
+    blob: tuple[int, int] | None = None
+    digest: str = ""
 
 
 class Recorder:
@@ -55,7 +62,10 @@ class Recorder:
     def _describe(self, chunk: int, ms: float) -> Touch:
         place = self._tree.chunk(chunk)
         path = os.fsdecode(self._tree.path(self._tree.owner(chunk)))
-        return Touch(path, self._layers[place.layer].name, place.file_off, round(ms, 1))
+        layer = self._layers[place.layer]
+        where = (place.blob_off, place.blob_end) if layer.lazy else None
+        digest = (place.digest or b"").hex()
+        return Touch(path, layer.name, place.file_off, round(ms, 1), where, digest)
 
 
 def encode_trace(touches: Iterable[Touch]) -> bytes:

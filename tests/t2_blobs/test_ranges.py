@@ -40,7 +40,7 @@ class CountingBlob:
 
     @property
     def name(self) -> str:
-        return "counting"
+        return f"counting/{id(self)}"
 
     async def fetch_range(self, start: int, end: int) -> bytes:
         raise NotImplementedError
@@ -388,6 +388,52 @@ def test_what_a_reader_comes_to_wait_for_goes_on() -> None:
         assert await rest == DATA[:50_000]
         other.gate.set()
         await reader
+
+    asyncio.run(run())
+
+
+def test_bytes_on_their_way_are_not_asked_for_again() -> None:
+    async def run() -> None:
+        blob = CountingBlob()
+        blob.piece = 1000
+        blob.gate.clear()
+        fetcher = RangeFetcher()
+        first = start(fetcher, blob, (0, 10_000))
+        await settle()
+        inside = start(fetcher, blob, (2_500, 2_600), (0, 10_000), (9_999, 10_000))
+        across = start(fetcher, blob, (9_000, 11_000))
+        await settle()
+        blob.gate.set()
+        assert await asyncio.gather(*inside) == [DATA[2_500:2_600], DATA[:10_000], DATA[9_999:10_000]]
+        assert await across[0] == DATA[9_000:11_000]
+        assert await first[0] == DATA[:10_000]
+        assert blob.asked == [(0, 10_000), (9_000, 11_000)]
+
+    asyncio.run(run())
+
+
+def test_what_is_held_serves_those_who_come_later() -> None:
+    async def run() -> None:
+        blob = CountingBlob()
+        fetcher = RangeFetcher()
+        fetcher.hold(blob, 0, 10_000)
+        await settle()
+        assert blob.active == 0
+        seen: list[int] = []
+        assert (
+            await fetcher.fetch(blob, 100, 200, arrived=lambda data: seen.append(len(data))) == DATA[100:200]
+        )
+        assert seen == [100]
+        assert blob.asked == [(0, 10_000)]
+        fetcher.let_go()
+        assert await fetcher.fetch(blob, 100, 200) == DATA[100:200]
+        assert blob.asked == [(0, 10_000), (100, 200)]
+        # and what failed is not held
+        blob.error = TransportError("counting: no route")
+        fetcher.hold(blob, 50_000, 60_000)
+        await settle()
+        blob.error = None
+        assert await fetcher.fetch(blob, 50_000, 60_000) == DATA[50_000:60_000]
 
     asyncio.run(run())
 

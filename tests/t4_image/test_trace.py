@@ -1,17 +1,19 @@
 """What a run touches is recorded, merged, kept, and fetched ahead of the next run."""
 
+import itertools
 import json
 import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crfs.errors import FormatError, UsageError
-from crfs.image.ahead import RUN_MAX, plan_runs
+from crfs.image.runs import RUN_MAX, Span, plan_runs
 from crfs.image.trace import Touch, encode_trace, merge_traces, parse_trace
 from tests.support.layers import Dir, File
 from tests.support.mounting import wait_until
@@ -22,6 +24,7 @@ FILES = [
     Dir("a"),
     *(File(f"a/{number}", random.Random(number).randbytes(60_000)) for number in range(30)),
     File("big", random.Random(99).randbytes(BIG)),
+    File("last", random.Random(98).randbytes(200_000)),
 ]
 
 
@@ -51,7 +54,7 @@ def test_first_touches_in_their_order(place: Place, tmp_path: Path) -> None:
     ]
     assert [touch.ms for touch in found] == sorted(touch.ms for touch in found)
     line = json.loads((tmp_path / "t").read_bytes().splitlines()[0])
-    assert set(line) == {"path", "layer", "chunk", "ms"}
+    assert set(line) == {"path", "layer", "chunk", "ms", "blob", "digest"}
     assert line["layer"].startswith("sha256:")
 
 
@@ -72,6 +75,29 @@ def test_what_a_trace_names_comes_by_itself(place: Place, tmp_path: Path) -> Non
         for name in names:
             assert image.read(name) == random.Random(int(name[2:])).randbytes(60_000)
         assert len(place.proxy.requests) == asked
+
+
+def test_bytes_of_a_trace_come_once_and_before_the_tree(place: Place, tmp_path: Path) -> None:
+    """They are asked for while the layers are being opened, together, and again by nobody."""
+    names = [f"a/{number}".encode() for number in (0, 1, 2, 9, 28)]
+    record(place, tmp_path / "t", *names, b"big")
+    shutil.rmtree(place.cache)
+    place.forget()
+    with place.open("web", trace=tmp_path / "t") as image:
+        wait_until(lambda: all(image.reader.find_cached(image.find(name), 0, 9) for name in names), 10)
+        wait_until(lambda: image.reader.find_cached(image.find(b"big"), BIG - 9, 9) is not None, 10)
+    asked = sorted(tuple(map(int, text[6:].split("-"))) for text in place.blob_ranges() if text)
+    assert all(one[1] < two[0] for one, two in itertools.pairwise(asked)), asked
+
+
+def test_trace_that_lies_about_the_blob_does_no_harm(place: Place, tmp_path: Path) -> None:
+    found = record(place, tmp_path / "t", b"a/1", b"a/2")
+    lies = [(-5, 10), (10, 5), (0, 1 << 50), (1 << 40, (1 << 40) + 5), (0, 10)]
+    touches = [msgspec.structs.replace(found[0], blob=lie, digest="no") for lie in lies]
+    (tmp_path / "t").write_bytes(encode_trace(touches))
+    shutil.rmtree(place.cache)
+    with place.open("web", trace=tmp_path / "t") as image:
+        assert image.read(b"a/1") == random.Random(1).randbytes(60_000)
 
 
 def test_kept_trace_is_used_by_itself(place: Place) -> None:
@@ -114,7 +140,12 @@ def test_runs_lie_together(place: Place) -> None:
     with place.open("web") as image:
         tree, layers = image.tree, image.resolved.layers
         wanted = list(range(tree.chunks))[::-1]
-        runs = plan_runs(tree, layers, wanted)
+        spans = [
+            Span(at.layer, at.blob_off, at.blob_end, at.id)
+            for at in map(tree.chunk, wanted)
+            if layers[at.layer].lazy
+        ]
+        runs = [[span.chunk for span in run] for run in plan_runs(spans)]
         assert sorted(chunk for run in runs for chunk in run) == [
             chunk for chunk in sorted(wanted) if layers[tree.chunk(chunk).layer].lazy
         ]
@@ -122,7 +153,7 @@ def test_runs_lie_together(place: Place) -> None:
             places = [tree.chunk(chunk) for chunk in run]
             assert len({at.layer for at in places}) == 1
             assert len(run) == 1 or places[-1].blob_end - places[0].blob_off <= RUN_MAX
-        assert wanted[0] in runs[0] or not layers[tree.chunk(wanted[0]).layer].lazy
+        assert spans[0].chunk in runs[0]
 
 
 _TOUCHES = st.lists(
