@@ -40,7 +40,6 @@ class ReadOnly(llfuse.Operations):
         self._tree = tree
         self._reader = reader
         self._has_xattrs = tree.has_xattrs
-        self._entries: dict[int, llfuse.EntryAttributes] = {}
         self._no_entry = reply.no_entry()
         # file handle -> inode, and the thread that opened it
         self._files: dict[int, tuple[int, int]] = {}
@@ -49,10 +48,8 @@ class ReadOnly(llfuse.Operations):
         self._dirent = llfuse.EntryAttributes()
 
     def _entry(self, inode: int) -> llfuse.EntryAttributes:
-        made = self._entries.get(inode)
-        if made is None:
-            made = self._entries[inode] = reply.entry(self._tree, inode)
-        return made
+        # a microsecond; kept, those of a whole walk would be the most that a daemon holds
+        return reply.entry(self._tree, inode)
 
     @handler
     def lookup(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:

@@ -51,6 +51,5 @@ def statfs(tree: Tree) -> llfuse.StatvfsData:
     made.f_files = tree.inodes
     made.f_ffree = 0
     made.f_favail = 0
-    made.f_namemax = 255
     made.f_namemax = NAME_MAX
     return made
