@@ -308,12 +308,43 @@ def hollow(layer: Layer) -> None:
     layer.whiteout(b"hollow/two")
 
 
+def _tenth(number: int) -> Callable[[Layer], None]:
+    """Over `small`, the numbered one of many: each changes what the one below has, and some hide what was two below."""
+
+    def fill(layer: Layer) -> None:
+        own = b"%d" % number
+        layer.directory(b"dir", 0o777)
+        layer.file(b"dir/" + own, b"only in layer %d\n" % number, 0o666)
+        layer.file(b"each", b"layer %d\n" % number, 0o666, (1000, 1000))
+        layer.directory(b"dir/sub", 0o700 + number)
+        layer.directory(b"deep", 0o777)
+        if number % 3 == 0:
+            layer.whiteout(b"dir/%d" % (number - 1))
+            layer.opaque(b"dir/sub")
+            layer.file(b"dir/sub/c", own)
+        if number % 4 == 0:
+            layer.file(b"deep/turns", b"a file")
+        elif number % 4 == 1:
+            layer.whiteout(b"deep/turns")
+        else:
+            layer.directory(b"deep/turns", 0o777)
+            layer.file(b"deep/turns/" + own, own)
+        layer.directory(b"dir/at%d" % number, 0o777)
+        if number > 1:
+            layer.xattr(b"dir/at%d" % number, "trusted.overlay.redirect", b"at%d" % (number - 1))
+            layer.whiteout(b"dir/at%d" % (number - 1))
+        layer.file(b"dir/at%d/" % number + own, own)
+
+    return fill
+
+
 STACKS: dict[str, Stack] = {
     "small": [small],
     "rich": [_rich],
     "layered": [_rich, _changes, _more_changes],
     "moved": [_rich, _moved],
     "deep": [_deep, _deep_changes],
+    "ten": [small, *map(_tenth, range(1, 10))],
     "links": [_links, _beside_links],
     "moved links": [_links, _beside_links, _moved_links],
 }
