@@ -54,6 +54,7 @@ EXCEPTIONS = {
 LATE = {
     ("crfs.blobs.network", "crfs.blobs.*"): "not for a mount whose image is all in the cache",
     ("crfs.cli.compose", "crfs.cli.sources"): "not for a mount whose image is all in the cache",
+    ("crfs.cli.likely", "crfs.image.attached"): "not for a mount that has a trace, or wants none",
     ("crfs.image.kept", "crfs.layers.unzstd"): "only for images that have such layers",
     ("crfs.cli.compose", "crfs.image.verify"): "not for a mount whose image is all in the cache",
     (

@@ -7,7 +7,7 @@ import hashlib
 import os
 import posixpath
 import tarfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -18,6 +18,7 @@ from crfs.formats.digest import sha256_digest, verify
 from crfs.formats.manifest import CONFIG_MAX, MANIFEST_MAX, Descriptor, parse_config
 from crfs.formats.mediatypes import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST
 from crfs.formats.reference import ArchiveReference
+from crfs.formats.referrers import Referrer
 
 _LINKS_MAX = 8
 _MEDIA_TYPES = ((b"\x1f\x8b", OCI_LAYER_GZIP), (b"\x28\xb5\x2f\xfd", OCI_LAYER_ZSTD))
@@ -163,6 +164,10 @@ class DockerArchiveImage:
 
     def open_beside(self, suffix: str) -> None:
         """See `ImageSource.open_beside`: there is never one."""
+
+    async def fetch_referrers(self, digest: str, artifact_type: str) -> Sequence[Referrer]:
+        """See `ImageSource.fetch_referrers`: an archive has none."""
+        return ()
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """See `ImageSource.fetch_blob`."""

@@ -3,12 +3,15 @@
 Coroutines run on the fetch loop's thread; everything else may be called from any thread.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from crfs.formats.manifest import Descriptor
+
+if TYPE_CHECKING:
+    from crfs.formats.referrers import Referrer
 
 # is handed bytes as they come; who waits in it holds up the transfer
 Sink = Callable[[bytes], Awaitable[None]]
@@ -79,6 +82,10 @@ class ImageSource(Protocol):
 
     def open_beside(self, suffix: str) -> "ImageSource | None":
         """The image whose tag is this one's and `suffix`; None where this one has no tag."""
+        ...
+
+    async def fetch_referrers(self, digest: str, artifact_type: str) -> "Sequence[Referrer]":
+        """What is said to refer to the manifest with that digest, at least all that are of this type."""
         ...
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:

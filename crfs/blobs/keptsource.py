@@ -1,11 +1,16 @@
 """An image of a registry whose manifests and configs are kept in the cache. Fetch loop only."""
 
 import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from crfs.blobs.blob import Blob, FetchedManifest, ImageSource
 from crfs.blobs.documents import Documents
 from crfs.errors import TransportError
 from crfs.formats.manifest import Descriptor
+
+if TYPE_CHECKING:
+    from crfs.formats.referrers import Referrer
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,10 @@ class KeptSource:
     def open_beside(self, suffix: str) -> ImageSource | None:
         """See `ImageSource.open_beside`; that one is not kept."""
         return self._image.open_beside(suffix)
+
+    async def fetch_referrers(self, digest: str, artifact_type: str) -> "Sequence[Referrer]":
+        """See `ImageSource.fetch_referrers`; they may change, and are not kept."""
+        return await self._image.fetch_referrers(digest, artifact_type)
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """See `ImageSource.fetch_blob`."""

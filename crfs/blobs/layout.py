@@ -1,6 +1,7 @@
 """An image in an OCI image layout on disk (image-spec, image-layout.md). Small files are read on the loop."""
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from crfs.formats.digest import parse_digest, verify
 from crfs.formats.manifest import CONFIG_MAX, MANIFEST_MAX, Descriptor, ImageIndex, parse_manifest
 from crfs.formats.mediatypes import INDEXES, MANIFESTS, OCI_INDEX
 from crfs.formats.reference import ArchiveReference, LayoutReference
+from crfs.formats.referrers import Referrer
 
 REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -86,6 +88,10 @@ class LayoutImage:
         return (
             None if name is None else LayoutImage(replace(self._reference, name=name + suffix), self._files)
         )
+
+    async def fetch_referrers(self, digest: str, artifact_type: str) -> Sequence[Referrer]:
+        """See `ImageSource.fetch_referrers`: a layout has no list of them."""
+        return ()
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """See `ImageSource.fetch_blob`."""

@@ -10,11 +10,13 @@ from urllib.parse import quote
 
 from crfs.blobs.endpoint import Access, RegistryEndpoint
 from crfs.blobs.http import Response
+from crfs.blobs.referrers import push_referrer
 from crfs.blobs.registriesconf import RegistriesConf
 from crfs.blobs.upload import BlobUpload
 from crfs.errors import CrfsError, TransportError
 from crfs.formats.digest import parse_digest, sha256_digest, verify
 from crfs.formats.reference import ImageReference
+from crfs.formats.referrers import Referrer
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,10 @@ class RegistryPush:
 
         await self._http.retrying(put)
         return digest
+
+    async def push_referrer(self, body: bytes, entry: Referrer, subject: str) -> None:
+        """Puts the manifest of an artifact that refers to the manifest `subject`, so that it is found."""
+        await self._http.retrying(lambda: push_referrer(self._endpoint, body, entry, subject))
 
     async def _upload(self, opener: Callable[[], BinaryIO], size: int, digest: str) -> None:
         """One POST for a place, one PUT of everything."""

@@ -7,6 +7,7 @@ the registry that the reference names, whose error is the one that is reported.
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from crfs.blobs.blob import FetchedManifest, Sink
 from crfs.blobs.endpoint import Access, RegistryEndpoint
 from crfs.blobs.http import Response
+from crfs.blobs.referrers import fetch_referrers
 from crfs.blobs.registriesconf import RegistriesConf
 from crfs.blobs.resource import HttpResource
 from crfs.blobs.transport import RetryPolicy
@@ -22,6 +24,7 @@ from crfs.formats.digest import parse_digest, sha256_digest, verify
 from crfs.formats.manifest import CONFIG_MAX, MANIFEST_MAX, Descriptor
 from crfs.formats.mediatypes import ACCEPT_MANIFESTS, is_foreign
 from crfs.formats.reference import ImageReference, mask_url
+from crfs.formats.referrers import Referrer
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,15 @@ class RegistryImage:
             return None
         beside = replace(self._reference, tag=self._reference.tag + suffix, digest=None)
         return RegistryImage(beside, self._access, self._registries)
+
+    async def fetch_referrers(self, digest: str, artifact_type: str) -> Sequence[Referrer]:
+        """See `ImageSource.fetch_referrers`."""
+
+        async def fetch(number: int) -> Sequence[Referrer]:
+            find = partial(fetch_referrers, self._endpoints[number], digest, artifact_type)
+            return await self._access.http.retrying(find, self._retries[number])
+
+        return await first_of(list(self._order), fetch)
 
     async def fetch_blob(self, descriptor: Descriptor) -> bytes:
         """See `ImageSource.fetch_blob`."""

@@ -43,7 +43,7 @@ class Likely:
             self._found = self._services.network.submit(self._begin(image, digest, manifest))
 
     async def _begin(self, image: ImageSource, digest: str, manifest: Manifest) -> list[Touch]:
-        touches = self._find(digest)
+        touches = self._find(digest) or await self._fetch(image, digest)
         blobs = {layer.digest: image.open_blob(layer) for layer in manifest.layers}
         sizes = {layer.digest: layer.size for layer in manifest.layers}
         held = 0
@@ -55,6 +55,19 @@ class Likely:
                 blobs[str(run[0].layer)], run[0].start, max(span.end for span in run)
             )
         return touches
+
+    async def _fetch(self, image: ImageSource, digest: str) -> list[Touch]:
+        """The trace that is attached to the image; nothing that waits for a reader waits for it."""
+        if self._asked is not None:
+            return []
+        # late: only where no trace is at hand
+        from crfs.image.attached import fetch_trace
+
+        try:
+            return await fetch_trace(image, digest) or []
+        except CrfsError as error:
+            log.info("%s: its trace can't be had: %s", image.name, error)
+            return []
 
     def _iter_missing(self, touches: Sequence[Touch], sizes: dict[str, int]) -> Iterator[Span]:
         for touch in touches:

@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": "convert an image, for example to a format that is read lazily",
     "commit": "put what was changed in a writable mount on top of its image, as a layer",
     "inspect": "show how each layer of an image can be read",
+    "trace": "attach to an image what its start reads, so that it is fetched ahead everywhere",
     "cache": "look at the cache, trim, verify or empty it",
     "demo": "mount and run a small image from a registry of its own",
 }

@@ -81,7 +81,8 @@ def add_trace_options(parser: argparse.ArgumentParser) -> None:
         "--no-trace",
         action="store_false",
         dest="traces",
-        help="neither use nor keep the trace of an image's first minute, which is otherwise kept beside the cache",
+        help="neither keep the trace of an image's first minute beside the cache, nor use it or the one that is "
+        "attached to the image (see 'crfs trace')",
     )
 
 
