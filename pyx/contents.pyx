@@ -1,7 +1,7 @@
 """Which files of which images are the same: a name for the bytes of each file in a tree, and the way back.
 
-    ab/cdef...          a file that is one chunk: the SHA-256 of its bytes
-    ab/cdef....parts    any other: the SHA-256 of the list of its chunks, each by its digest, or by layer and place
+    ab/abcd...          a file that is one chunk: the SHA-256 of its bytes
+    ab/abcd....parts    any other: the SHA-256 of the list of its chunks, each by its digest, or by layer and place
 
 A file of several chunks has no digest of its own in a tree, and one of a layer without a TOC none at all. Both kinds of
 name say all about the bytes, but bytes can't be found that are such a list, hence the suffix. Any thread.
@@ -20,9 +20,9 @@ cdef uint32_t S_IFMT = 0o170000
 cdef uint32_t S_IFREG = 0o100000
 cdef const char *HEX = b"0123456789abcdef"
 cdef const char *SUFFIX = b".parts"
-# two digits, a slash, 62 digits
-cdef size_t PLAIN = 65
-cdef size_t SUFFIXED = 71
+# two digits, a slash, 64 digits
+cdef size_t PLAIN = 67
+cdef size_t SUFFIXED = 73
 
 
 cdef bint _by_key(const Named &a, const Named &b) noexcept nogil:
@@ -61,13 +61,13 @@ cdef class Contents:
 
     def find(self, bytes name):
         """A file with the content of that name, or 0."""
-        cdef size_t length = <size_t>len(name), i
+        cdef size_t length = <size_t>len(name)
         cdef bint whole = length == PLAIN
         cdef const char *text = name
-        if text[2:3] != b"/" or not (whole or (length == SUFFIXED and name.endswith(SUFFIX))):
+        if not (whole or (length == SUFFIXED and name.endswith(SUFFIX))) or text[2] != 47 or memcmp(text, text + 3, 2):
             return 0
         try:
-            wanted = bytes.fromhex((text[:2] + text[3:PLAIN]).decode("ascii"))
+            wanted = bytes.fromhex(text[3:PLAIN].decode("ascii"))
         except ValueError:
             return 0
         if len(wanted) != 32:
@@ -81,15 +81,12 @@ cdef class Contents:
     cdef size_t put_name(self, uint32_t inode, char *out) noexcept nogil:
         """Write the name of a content to `out`, which has room for the longest; its length, or 0 for none."""
         cdef unsigned char found[32]
-        cdef size_t i, at = 0
+        cdef size_t i
         if not self.put_hash(inode, found):
             return 0
         for i in range(32):
-            out[at], out[at + 1] = HEX[found[i] >> 4], HEX[found[i] & 15]
-            at += 2
-            if i == 0:
-                out[2] = 47
-                at = 3
+            out[3 + 2 * i], out[4 + 2 * i] = HEX[found[i] >> 4], HEX[found[i] & 15]
+        out[0], out[1], out[2] = out[3], out[4], 47
         if self.is_whole(inode):
             return PLAIN
         memcpy(out + PLAIN, SUFFIX, SUFFIXED - PLAIN)

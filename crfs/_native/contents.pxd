@@ -22,4 +22,4 @@ cdef class Contents:
 
 # the longest that put_name() writes
 cdef enum:
-    NAME_MAX = 71
+    NAME_MAX = 73

@@ -19,7 +19,10 @@ from typing import IO
 
 from crfs.errors import CrfsError
 
-_PARTS = ("chunks", "layers", "trees", "documents", "refs", "traces", "sessions", "believed", "tmp")
+_PARTS = (
+    *("chunks", "objects", "layers", "trees", "images"),
+    *("documents", "refs", "traces", "sessions", "believed", "tmp"),
+)
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -30,7 +33,8 @@ class CacheDirectory:
         self.root = root
         self._token = secrets.token_hex(8)
         self._count = itertools.count()
-        self._boot = _boot_id()
+        # empty where it can't be told
+        self.boot = _boot_id()
         self._session: int | None = None
 
     def begin(self) -> None:
@@ -77,14 +81,14 @@ class CacheDirectory:
         """Whether an entry (`PART/NAME`) was verified, and no process or machine has crashed since."""
         try:
             with open(self._belief(name)) as file:
-                return bool(self._boot) and file.read() == self._boot
+                return bool(self.boot) and file.read() == self.boot
         except OSError:
             return False
 
     def believe(self, name: str) -> None:
         """An entry has just been verified, or written by who knows its bytes."""
         with contextlib.suppress(OSError), self.staged() as staged:
-            staged.write(self._boot.encode())
+            staged.write(self.boot.encode())
             self.publish(staged, self._belief(name))
 
     def disbelieve(self, name: str) -> None:

@@ -19,7 +19,7 @@ from crfs.blobs.cachedir import CacheDirectory
 
 log = logging.getLogger(__name__)
 # parts that are evicted; what is in the others is small, and of use for longer
-EVICTABLE = ("chunks", "layers", "trees")
+EVICTABLE = ("chunks", "objects", "layers", "trees", "images")
 _SHARE, _SIZE_MAX = 10, 20_000_000_000
 _FREE_SHARE, _FREE_MAX = 20, 1 << 30
 
@@ -67,18 +67,23 @@ def iter_entries(root: Path, part: str) -> Iterator[Entry]:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     status = item.stat(follow_symlinks=False)
+                    if part == "objects" and status.st_nlink > 1:
+                        # a chunk's other name
+                        continue
                     yield Entry(status.st_mtime_ns, status.st_blocks * 512, f"{part}/{item.name}")
 
 
 def entry_path(root: Path, name: str) -> Path:
-    """Where an entry lies: chunks have a level of directories more."""
+    """Where an entry lies: chunks and objects have a level of directories more."""
     part, _, leaf = name.partition("/")
-    return root / part / leaf[:2] / leaf if part == "chunks" else root / part / leaf
+    return root / part / leaf[:2] / leaf if part in ("chunks", "objects") else root / part / leaf
 
 
 def remove_entry(directory: CacheDirectory, entry: Entry) -> bool:
     """Remove an entry; whether it was there and could be."""
     directory.disbelieve(entry.name)
+    if entry.name.startswith("chunks/"):
+        entry_path(directory.root, f"objects/{entry.name[7:]}").unlink(missing_ok=True)
     try:
         entry_path(directory.root, entry.name).unlink()
     except OSError:

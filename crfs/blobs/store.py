@@ -1,6 +1,7 @@
 """The disk cache: verified, decompressed bytes by the SHA-256 of those bytes. Any thread, several processes.
 
     chunks/ab/abcd...   one decompressed chunk each
+    objects/            the same for the kernel (crfs.blobs.objects), for mounts that want it
     layers/abcd...      the uncompressed tar of a layer that can't be read lazily, by its diff_id
 
 Entries appear by rename, whole. A chunk is hashed again when a process first reads it, and a layer after a
@@ -18,6 +19,7 @@ from typing import IO
 from crfs._native.inflate import check_sha256
 from crfs.blobs.cachedir import CacheDirectory, open_cache_directory
 from crfs.blobs.eviction import Keeper, Limits
+from crfs.blobs.objects import Objects
 from crfs.errors import CrfsError, DigestMismatch
 from crfs.formats.digest import check_hash, parse_digest
 
@@ -37,6 +39,8 @@ class Store:
         # chunks that this process has verified, and when it last said that it uses them
         self._trusted: dict[bytes, float] = {}
         self._full = False
+        # where chunks get another name as soon as they are verified
+        self.objects: Objects | None = None
 
     def takes(self, size: int) -> bool:
         """Whether that many bytes can be kept without driving out most of what else is here."""
@@ -68,6 +72,7 @@ class Store:
                 if len(data) == end - start:
                     return data
             data = _read_verified(fd, digest, size)
+            self._share(digest, path)
             self._use(digest, fd, -_USE_SECONDS)
         except DigestMismatch:
             log.warning("%s does not match its name; it is dropped and fetched again", path)
@@ -82,6 +87,10 @@ class Store:
             os.close(fd)
         return data[start:end]
 
+    def _share(self, digest: bytes, path: str) -> None:
+        if self.objects is not None:
+            self.objects.share(digest, path)
+
     def _use(self, digest: bytes, fd: int, before: float) -> None:
         """Have it known that a chunk is in use, so that others are evicted before it."""
         now = time.monotonic()
@@ -89,6 +98,10 @@ class Store:
             self._trusted[digest] = now
             with contextlib.suppress(OSError):
                 os.utime(fd)
+
+    def verified_chunk(self, digest: bytes, size: int) -> str | None:
+        """The file of a chunk that this process has verified, or None if it is not here."""
+        return None if self.read_chunk(digest, size, 0, 0) is None else self._chunk_path(digest)
 
     def has_chunk(self, digest: bytes) -> bool:
         """Whether a chunk seems to be here; read_chunk() may still find it damaged."""
@@ -109,8 +122,17 @@ class Store:
                 log.warning("the cache %s takes no more: %s", self._root, error.strerror)
             return
         self._trusted[digest] = time.monotonic()
+        self._share(digest, path)
         if self._keeper is not None:
             self._keeper.wrote(len(data))
+
+    def publish_object(self, staged: IO[bytes], name: str) -> None:
+        """Keep a staged file as the content of that name, which whoever wrote it has verified. OSError."""
+        if self.objects is None or (self._keeper is not None and not self._keeper.may_write()):
+            return
+        self.directory.publish(staged, self.objects.path(name))
+        if self._keeper is not None:
+            self._keeper.wrote(os.stat(self.objects.path(name)).st_blocks * 512)
 
     def find_layer(self, diff_id: str) -> Path | None:
         """The uncompressed tar with this diff_id, if it is here and still what it was."""

@@ -21,6 +21,7 @@ from crfs.blobs.eviction import (
     iter_entries,
     remove_entry,
 )
+from crfs.blobs.objects import PARTS_SUFFIX
 from crfs.blobs.store import Store, open_store
 from crfs.cli.options import add_limit_options
 from crfs.errors import CrfsError, UsageError
@@ -162,13 +163,19 @@ def _verify(store: Store, args: argparse.Namespace) -> Report:
 
 
 def _check(store: Store, entry: Entry) -> None:
-    """DigestMismatch, FormatError or OSError unless an entry is what its name says."""
+    """DigestMismatch, FormatError or OSError unless an entry is what its name says.
+
+    What is made from others, and says nothing of itself, goes: it is made anew.
+    """
     part, _, leaf = entry.name.partition("/")
     path = entry_path(store.directory.root, entry.name)
+    if part == "images" or leaf.endswith(PARTS_SUFFIX):
+        remove_entry(store.directory, entry)
+        return
     if part == "trees":
         check_tree(store, entry.name)
         return
-    digest = f"sha256:{leaf}" if part == "chunks" else leaf.replace("-", ":")
+    digest = f"sha256:{leaf}" if part in ("chunks", "objects") else leaf.replace("-", ":")
     hasher = parse_digest(digest).hasher()
     for piece in _pieces(path, skip_line=part == "documents"):
         hasher.update(piece)

@@ -6,6 +6,7 @@ ReadOnly is.
 
 import errno
 import stat
+from collections.abc import Callable
 
 import llfuse
 
@@ -21,21 +22,24 @@ _DIRS = llfuse.ROOT_INODE + 256
 
 
 class ContentTree(ReadOnly):
-    """The handlers. Files with the same content are one."""
+    """The handlers. Files with the same content are one.
 
-    def __init__(self, tree: Tree, contents: Contents, reader: Reader) -> None:
+    `released` is told of each that was closed; it must not wait.
+    """
+
+    def __init__(
+        self, tree: Tree, contents: Contents, reader: Reader, released: Callable[[int], None]
+    ) -> None:
         super().__init__(tree, reader)
         self._contents = contents
+        self._released = released
 
     def _entry(self, inode: int) -> llfuse.EntryAttributes:
-        made = self._entries.get(inode)
-        if made is None:
-            made = reply.entry(self._tree, max(inode - _DIRS, llfuse.ROOT_INODE))
-            made.st_ino = inode
-            made.st_mode = stat.S_IFDIR | 0o500 if inode <= _DIRS else stat.S_IFREG | 0o400
-            made.st_nlink = 1
-            made.st_uid = made.st_gid = 0
-            self._entries[inode] = made
+        made = reply.entry(self._tree, max(inode - _DIRS, llfuse.ROOT_INODE))
+        made.st_ino = inode
+        made.st_mode = stat.S_IFDIR | 0o500 if inode <= _DIRS else stat.S_IFREG | 0o400
+        made.st_nlink = 1
+        made.st_uid = made.st_gid = 0
         return made
 
     @handler
@@ -55,6 +59,12 @@ class ContentTree(ReadOnly):
     @handler
     def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
         return super().open(inode - _DIRS, flags, ctx)
+
+    @handler
+    def release(self, fh: int) -> None:
+        inode, _ = self._files[fh]
+        super().release(fh)
+        self._released(inode)
 
     @handler
     def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:

@@ -1,6 +1,6 @@
 """EROFS images of merged trees in the disk cache, by the digest of their manifest. No network; any thread.
 
-One that was not written since the machine's start, or before a crash, is written anew: that takes less than reading it.
+One that was not written since the machine's start, or before a crash, is written anew: that takes less than hashing it.
 """
 
 import contextlib
@@ -16,16 +16,21 @@ from crfs._native.index import Tree
 from crfs.blobs.store import Store
 from crfs.errors import CrfsError
 from crfs.formats.erofs import write_image
-from crfs.image.kept import tree_name
 from crfs.layers.layer import Layer, Trust
 
 log = logging.getLogger(__name__)
-_SUFFIX = ".erofs1"
+# of what is in an image; one of another version is not seen
+_VERSION = 2
 
 
 def contents_of(tree: Tree, layers: Sequence[Layer]) -> Contents:
     """The names of a tree's contents, which are the same in all images with these layers."""
     return Contents(tree, [layer.name.encode(errors="surrogateescape") for layer in layers])
+
+
+def image_name(digest: str) -> str:
+    """Where in the cache the image of the manifest with that digest lies."""
+    return f"images/{digest.replace(':', '-')}.{_VERSION}"
 
 
 @contextlib.contextmanager
@@ -37,7 +42,7 @@ def tree_image(
     `name` is the tree's where it has no `digest`.
     """
     uuid = hashlib.sha256((digest or name).encode(errors="surrogateescape")).digest()[:16]
-    kept = None if digest is None or _is_doubtful(layers) else tree_name(digest) + _SUFFIX
+    kept = None if digest is None or _is_doubtful(layers) else image_name(digest)
     if kept is not None:
         store.directory.pin(kept)
         path = store.directory.root / kept

@@ -98,7 +98,7 @@ def test_should_fail_for_xattrs_that_erofs_has_no_room_for(xattrs: dict[bytes, b
 
 def test_a_file_of_one_chunk_is_called_by_its_digest() -> None:
     digest = _DIGEST.hex()
-    assert _name(_file(7, (0, 7, 10, _DIGEST))) == f"{digest[:2]}/{digest[2:]}".encode()
+    assert _name(_file(7, (0, 7, 10, _DIGEST))) == f"{digest[:2]}/{digest}".encode()
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,12 @@ def test_nothing_and_a_hole_have_no_name(size: int) -> None:
     [
         b"",
         b"ab",
-        b"ab/" + b"0" * 62,
-        b"ab/" + b"g" * 62,
-        b"ab/" + b"0" * 62 + b".parts",
-        b"ab0" + b"0" * 62,
-        b"ab/" + b" " * 62,
+        b"00/" + b"0" * 64,
+        b"ab/ab" + b"g" * 62,
+        b"ab/ab" + b"0" * 62 + b".parts",
+        b"ab0ab" + b"0" * 62,
+        b"%(b)b/%(a)b" % {b"a": _DIGEST.hex().encode(), b"b": b"00"},
+        b"ab/ab" + b" " * 62,
     ],
 )
 def test_should_not_find_what_is_no_name(name: bytes) -> None:

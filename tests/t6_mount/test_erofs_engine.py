@@ -112,7 +112,7 @@ def test_the_image_is_kept(crfs: Crfs, image: str) -> None:
     seen = []
     for _ in range(2):
         root = _mount(crfs, image)
-        (path,) = crfs.place.rglob("trees/*.erofs1")
+        (path,) = (crfs.cache / "images").iterdir()
         seen.append(path.stat().st_ino)
         crfs.umount(root)
     assert seen[0] == seen[1]
@@ -124,7 +124,7 @@ def test_a_blob_alone_leaves_no_image(crfs: Crfs, tmp_path: Path) -> None:
     root = _mount(crfs, str(blob))
     assert (root / "a").read_bytes() == b"a" * 5000
     crfs.umount(root)
-    assert not list(crfs.place.rglob("*.erofs1"))
+    assert not list((crfs.cache / "images").iterdir())
 
 
 def test_plain_umount_ends_all(crfs: Crfs, image: str) -> None:
@@ -144,7 +144,9 @@ def test_sigterm_ends_all_while_a_file_is_open(crfs: Crfs, image: str) -> None:
     crfs.expect_nothing()
 
 
-def test_after_a_kill_names_are_left_and_bytes_are_errors(crfs: Crfs, image: str) -> None:
+def test_after_a_kill_names_are_left_and_bytes_are_errors(crfs: Crfs, tmp_path: Path) -> None:
+    # files of such a layer are put where the kernel finds them when they are read
+    image = write_layout(tmp_path / "layout", FORMATS["gzip"](IMAGE))
     root = _mount(crfs, image)
     assert (root / "d/b").read_bytes() == b"b"
     os.kill(crfs.daemon(), signal.SIGKILL)
@@ -156,6 +158,37 @@ def test_after_a_kill_names_are_left_and_bytes_are_errors(crfs: Crfs, image: str
     assert _mount(crfs, image, at=root) == root
     assert (root / "a").read_bytes() == b"a" * 5000
     assert len(crfs.mounts()) == 1
+
+
+@pytest.mark.parametrize("layout", ["estargz", "gzip"])
+def test_what_has_arrived_needs_no_server(crfs: Crfs, tmp_path: Path, layout: str) -> None:
+    """Read through one mount, it is found by another whose server is dead, and which has never read it."""
+    source = write_layout(tmp_path / "layout", FORMATS[layout](RICH))
+    first = _mount(crfs, source)
+    read = {name: (first / name).read_bytes() for name in ("dir/file", "dir/chunks", "dir/zeros")}
+    names = len(read) + (layout == "estargz")
+    wait_until(lambda: len(_objects(crfs)) >= names, 10)
+    second = _mount(crfs, source)
+    for pid in crfs.pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not crfs.pids(), 5)
+    assert {name: (second / name).read_bytes() for name in read} == read
+
+
+def _objects(crfs: Crfs) -> list[Path]:
+    return [path for path in (crfs.cache / "objects").rglob("*") if path.is_file()]
+
+
+def test_what_an_earlier_boot_has_left_is_not_believed(crfs: Crfs, image: str) -> None:
+    root = _mount(crfs, image)
+    assert (root / "a").read_bytes() == b"a" * 5000
+    crfs.umount(root)
+    for path in _objects(crfs):
+        path.write_bytes(b"lost")
+    (crfs.cache / "objects.lock").write_text("another boot")
+    root = _mount(crfs, image)
+    assert (root / "a").read_bytes() == b"a" * 5000
+    wait_until(lambda: not list((crfs.cache / "tmp").glob("objects-*")), 5)
 
 
 def test_a_dead_mount_is_taken_down(crfs: Crfs, image: str) -> None:

@@ -3,7 +3,8 @@
     overlay
       upper            where changes go, if anywhere
       tree             the EROFS image: names, attributes, and what each file's content is called
-      contents         llfuse, by these names
+      objects          a directory of the cache, where contents are by these names that are here whole
+      contents         llfuse: any content
 
 As in the overlay engine, what is below the overlay is mounted in a private place and taken out of there again.
 """
@@ -12,6 +13,8 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+from msgspec import Struct
 
 from crfs.errors import MountError
 from crfs.fuse.contenttree import ContentTree
@@ -23,21 +26,28 @@ from crfs.mount.fuse import MountRequest
 from crfs.overlay.overlay import UpperSpec
 
 
+class Below(Struct, frozen=True):
+    """What lies under the overlay, beside the session: the file with the tree's image, and objects."""
+
+    image: Path
+    objects: Path | None
+
+
 def serve_over_contents(
     operations: ContentTree,
-    image: Path,
+    below: Below,
     request: MountRequest,
     spec: UpperSpec | None,
     ready: Callable[[], None],
     stop: Callable[[], None],
 ) -> None:
-    """Mount the EROFS `image` of a tree over its contents, and serve these until that is unmounted.
+    """Mount the EROFS image of a tree over its contents, and serve these until that is unmounted.
 
     See crfs.mount.fuse.serve_operations().
     """
 
     def top(place: Path, until_end: contextlib.ExitStack) -> Top:
-        return _OverImage(request, spec, place, until_end, image)
+        return _OverImage(request, spec, place, until_end, below)
 
     serve_under_overlay(operations, request, top, ready, stop)
 
@@ -51,17 +61,17 @@ class _OverImage(Top):
         spec: UpperSpec | None,
         place: Path,
         until_end: contextlib.ExitStack,
-        image: Path,
+        below: Below,
     ) -> None:
         super().__init__(request, spec, place, until_end)
-        self._image = image
+        self._below = below
         self._tree = place / "tree"
         self.session_place = place / "contents"
         self.mountpoints = (self._tree, self.session_place)
 
     def mount(self) -> None:
-        mount_image(self._image, self._tree)
-        layers = (self._tree, self.session_place)
-        self.mount_over(b"::".join(escaped(os.fsencode(layer)) for layer in layers))
+        mount_image(self._below.image, self._tree)
+        layers = (self._tree, self._below.objects, self.session_place)
+        self.mount_over(b"::".join(escaped(os.fsencode(layer)) for layer in layers if layer is not None))
         if not takes_metacopy(self.request.mountpoint):
             raise MountError(f"{self.request.mountpoint}: overlayfs refuses metacopy")

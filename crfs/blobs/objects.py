@@ -1,0 +1,69 @@
+"""Contents of whole files in the disk cache, under names that the kernel itself can follow (`_native.contents`).
+
+    objects/ab/abcd...          a chunk, which may be a whole file: another name of chunks/ab/abcd...
+    objects/ab/abcd....parts    a file that was put together
+
+Nobody looks at what the kernel reads here, so all of it was verified since the machine was started: what an earlier
+boot has left may not have reached the disk, and goes. Any thread, any process.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from crfs.blobs.cachedir import CacheDirectory
+
+PARTS_SUFFIX = ".parts"
+_NAME = "objects"
+
+
+class Objects:
+    """Use open_objects()."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, name: str) -> str:
+        """Where a content of that name (`ab/abcd...`) is, or would be."""
+        return f"{self.root}/{name}"
+
+    def share(self, digest: bytes, chunk: str) -> None:
+        """Give a chunk, just verified, its other name."""
+        name = digest.hex()
+        path = self.path(f"{name[:2]}/{name}")
+        with contextlib.suppress(OSError):
+            try:
+                os.link(chunk, path)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                os.link(chunk, path)
+
+
+def open_objects(directory: CacheDirectory) -> Objects | None:
+    """The contents of this boot; None where it can't be told, or the cache takes none."""
+    if not directory.boot:
+        return None
+    root = directory.root / _NAME
+    try:
+        lock = os.open(directory.root / "objects.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError), os.fdopen(lock, "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if file.read() != directory.boot:
+            root.rename(directory.root / "tmp" / f"{_NAME}-{secrets.token_hex(8)}")
+            root.mkdir(mode=0o700)
+            file.seek(0)
+            file.truncate()
+            file.write(directory.boot)
+        return Objects(root)
+    return None
+
+
+def drop_old(directory: CacheDirectory) -> None:
+    """Remove what earlier boots have left. Takes as long as there is of it."""
+    for path in (directory.root / "tmp").glob(f"{_NAME}-*"):
+        shutil.rmtree(path, ignore_errors=True)
