@@ -5,12 +5,15 @@ sleeps, a thread whose caches are cold, and the GIL in other hands. Here one wor
 it says that its handler may wait (hand_over()). It looks for a request again and again for a moment before it goes to
 sleep, as long as requests come in quick succession: waking a sleeping processor costs more than many an answer.
 
+It also tells handlers what llfuse keeps from them: reads of what was never opened, because an open was answered with
+ENOSYS and the kernel asks no more, come with the inode for a handle; and who has sent the request.
+
 The function below stands before libfuse's own of the same name, which it calls: the dynamic linker finds it first where
 this module has been loaded with RTLD_GLOBAL before llfuse. Else nothing changes. No Python object, no GIL.
 """
 
 from libc.errno cimport EINTR, EIO, errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.dlfcn cimport RTLD_NOW, dlopen, dlsym
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
@@ -39,8 +42,36 @@ cdef extern from "<sched.h>" nogil:
 cdef extern from *:
     """
     static thread_local bool turn_is_mine = false;
+    static thread_local uint32_t request_pid = 0;
     """
     bint turn_is_mine
+    uint32_t request_pid
+
+# fuse_common.h
+cdef struct fuse_buf:
+    size_t size
+    int flags
+    void *mem
+
+# linux/fuse.h: what begins every request, and the first of what follows in a read
+cdef struct in_header:
+    uint32_t len
+    uint32_t opcode
+    uint64_t unique
+    uint64_t nodeid
+    uint32_t uid
+    uint32_t gid
+    uint32_t pid
+    uint32_t padding
+
+cdef struct read_in:
+    in_header header
+    uint64_t fh
+
+cdef enum:
+    READ = 15
+    READDIR = 28
+    FUSE_BUF_IS_FD = 1 << 1
 
 ctypedef int (*Receive)(void *session, void *buf, void **channel) noexcept nogil
 ctypedef int (*Descriptor)(void *channel) noexcept nogil
@@ -56,11 +87,34 @@ cdef Receive receive = NULL
 cdef Descriptor descriptor = NULL
 cdef Exited exited = NULL
 cdef int64_t waited_ns = SOON_NS
+cdef bint is_called = False
 
 
 def hand_over():
     """Before a handler may wait: let another worker receive. Nothing is done on a thread that doesn't."""
     give_up()
+
+
+def names_inodes() -> bool:
+    """Whether reads of what was not opened come with the inode for a handle: this module's function is called."""
+    return is_called
+
+
+def requester() -> int:
+    """The thread whose request is handled on this one; 0 where it can't be seen from here."""
+    return request_pid
+
+
+cdef void understand(fuse_buf *buf) noexcept nogil:
+    """Note who asks, and have a read know what is read."""
+    global request_pid
+    cdef read_in *request = <read_in *>buf.mem
+    if buf.flags & FUSE_BUF_IS_FD or buf.size < sizeof(in_header):
+        request_pid = 0
+        return
+    request_pid = request.header.pid
+    if buf.size >= sizeof(read_in) and request.fh == 0 and request.header.opcode in (READ, READDIR):
+        request.fh = request.header.nodeid
 
 
 cdef void give_up() noexcept nogil:
@@ -98,7 +152,7 @@ cdef void look(int fd, int64_t begun) noexcept nogil:
 
 cdef public int fuse_session_receive_buf(void *session, void *buf, void **channel) noexcept nogil:
     """Called by each worker for each request. Signals, and the end of the connection, interrupt all of them."""
-    global turn_is_mine, waited_ns
+    global turn_is_mine, waited_ns, is_called
     cdef int64_t begun
     cdef int received
     if not turn_is_mine:
@@ -116,4 +170,7 @@ cdef public int fuse_session_receive_buf(void *session, void *buf, void **channe
     waited_ns = now_ns() - begun
     if received <= 0:
         give_up()
+        return received
+    is_called = True
+    understand(<fuse_buf *>buf)
     return received

@@ -62,7 +62,8 @@ def crfs_writer(name: str, *options: str, kind: str = "fuse.crfs") -> Writer:
     return Writer(name, kind, lambda: version_of(mounts.crfs_program()), command)
 
 
-CRFS = crfs_writer("crfs")
+CRFS = crfs_writer("crfs", "--engine", "fuse")
+CRFS_OVERLAY = crfs_writer("crfs-overlay", "--engine", "overlay", kind="overlay")
 FUSE_OVERLAYFS = Writer(
     "fuse-overlayfs",
     "fuse.fuse-overlayfs",

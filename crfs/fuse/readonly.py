@@ -5,15 +5,15 @@ Called by llfuse's workers, each with llfuse's lock held; the lock is dropped ar
 
 import errno
 import functools
-import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import llfuse
 
 from crfs._native.index import Tree
-from crfs._native.turns import hand_over
+from crfs._native.turns import hand_over, names_inodes, requester
 from crfs.fuse import reply
 from crfs.fuse.handler import handler
 from crfs.fuse.requester import has_left, listable
@@ -22,6 +22,8 @@ from crfs.fuse.requester import has_left, listable
 _ENTRIES_MAX = 128
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _DIR = 0o040000
+# since 5.1 the kernel does without opendir
+_UNOPENED = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 1)
 
 
 class Reader(Protocol):
@@ -33,7 +35,11 @@ class Reader(Protocol):
 
 
 class ReadOnly(llfuse.Operations):
-    """The handlers. Inodes are the tree's own numbers; a directory's handle is its inode."""
+    """The handlers. Inodes are the tree's own numbers, and so are handles.
+
+    Where that is possible, the kernel is told once that nothing needs to be opened: it then asks for no open and no
+    release, and keeps what it has read of directories.
+    """
 
     def __init__(self, tree: Tree, reader: Reader) -> None:
         super().__init__()
@@ -41,9 +47,6 @@ class ReadOnly(llfuse.Operations):
         self._reader = reader
         self._has_xattrs = tree.has_xattrs
         self._no_entry = reply.no_entry()
-        # file handle -> inode, and the thread that opened it
-        self._files: dict[int, tuple[int, int]] = {}
-        self._handles = itertools.count(1)
         # filled anew for every name: llfuse copies it before it asks for the next one
         self._dirent = llfuse.EntryAttributes()
 
@@ -70,7 +73,7 @@ class ReadOnly(llfuse.Operations):
 
     @handler
     def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
-        return inode
+        return _unopened(inode)
 
     @handler
     def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
@@ -94,18 +97,15 @@ class ReadOnly(llfuse.Operations):
     def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
         if flags & _WRITES:
             raise llfuse.FUSEError(errno.EROFS)
-        fh = next(self._handles)
-        self._files[fh] = inode, ctx.pid
-        return fh
+        return _unopened(inode)
 
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
-        inode, opener = self._files[fh]
-        data = self._reader.find_cached(inode, off, size)
+        data = self._reader.find_cached(fh, off, size)
         if data is None:
             hand_over()
             with llfuse.lock_released:
-                data = self._reader.read(inode, off, size, functools.partial(has_left, opener))
+                data = self._reader.read(fh, off, size, functools.partial(has_left, requester()))
         return data
 
     @handler
@@ -141,7 +141,7 @@ class ReadOnly(llfuse.Operations):
 
     @handler
     def release(self, fh: int) -> None:
-        del self._files[fh]
+        return
 
     @handler
     def releasedir(self, fh: int) -> None:
@@ -150,3 +150,10 @@ class ReadOnly(llfuse.Operations):
     @handler
     def forget(self, inode_list: list[tuple[int, int]]) -> None:
         return
+
+
+def _unopened(inode: int) -> int:
+    """The handle of what is opened, if it has to be."""
+    if _UNOPENED and names_inodes():
+        raise llfuse.FUSEError(errno.ENOSYS)
+    return inode

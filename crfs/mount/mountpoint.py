@@ -89,10 +89,8 @@ def resolve(path: Path) -> Path:
 def is_dead(path: Path) -> bool:
     """Whether the mount at `path` has lost its server."""
     try:
-        # neither is answered from what the kernel remembers, as stat is; the first not by what lies below an overlay
-        os.statvfs(path)
-        with os.scandir(path) as names:
-            next(names, None)
+        # a name that nobody has asked for: what the kernel remembers does not answer, nor what lies over the server's
+        os.lstat(path / f".crfs-{os.urandom(8).hex()}")
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

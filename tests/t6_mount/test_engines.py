@@ -135,6 +135,7 @@ def test_a_lazy_umount_serves_on_until_all_is_closed(crfs: Crfs, stacked: Stacke
 def test_after_a_kill_there_are_errors_and_a_new_mount(crfs: Crfs, stacked: Stacked) -> None:
     root = stacked("--no-server")
     (root / "new").write_text("kept")
+    assert "file" in os.listdir(root)
     pid = crfs.daemon()
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not crfs.pids(), 5)
