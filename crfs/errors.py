@@ -37,5 +37,9 @@ class UnsupportedError(CrfsError):
     """Well-formed, but not something that crfs can do (an unknown media type, a platform the index lacks)."""
 
 
+class NotLazyError(UnsupportedError):
+    """A layer holds what no table of contents can say: it can only be read whole."""
+
+
 class MountError(CrfsError):
     """The mount can't be made, or can't be taken down: mountpoint, privileges, /dev/fuse."""

@@ -3,6 +3,7 @@
 Blocking; not on the fetch loop, which it uses. The image's name is written last, so that a failure leaves none.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ from crfs.convert.recognise import is_in_format
 from crfs.convert.stream import iter_blob
 from crfs.convert.targets import BlobSink, Submit, Target, put_bytes
 from crfs.convert.wanted import iter_wanted_first
-from crfs.errors import DigestMismatch, FormatError, UnsupportedError
+from crfs.errors import DigestMismatch, FormatError, NotLazyError, UnsupportedError
 from crfs.formats.digest import check_hash, parse_digest, sha256_digest
 from crfs.formats.manifest import Descriptor, ImageIndex, Manifest, parse_config, parse_manifest
 from crfs.formats.mediatypes import (
@@ -42,6 +43,7 @@ from crfs.formats.reference import ImageReference
 from crfs.formats.toc import EXTERNAL_SUFFIX, LAYER_DIGEST_ANNOTATION
 from crfs.image.resolve import fetch_manifest
 
+logger = logging.getLogger(__name__)
 # layers that are under way at a time: while one waits for its source or target, the other one has the cores
 _LAYERS_AT_ONCE = 2
 _OCI_TYPES = {
@@ -350,16 +352,31 @@ class Converter:
         def seen(size: int) -> None:
             progress.advance(label, size)
 
-        with _Sinking(self._target.open_sink()) as sink:
-            converted = self._write(source, sink, seen)
-            if diff_id is not None and converted.diff_id != diff_id:
-                raise DigestMismatch(f"{source.name}: the tar became {converted.diff_id}, not {diff_id}")
-            sink.finish(converted.digest)
-        return self._converted(label, source.size, converted, started)
+        def write(lazy: bool) -> ConvertedLayer:
+            with _Sinking(self._target.open_sink()) as sink:
+                converted = self._write(source, sink, seen, lazy)
+                if diff_id is not None and converted.diff_id != diff_id:
+                    raise DigestMismatch(f"{source.name}: the tar became {converted.diff_id}, not {diff_id}")
+                sink.finish(converted.digest)
+                return converted
 
-    def _write(self, source: Input, sink: BlobSink, seen: Callable[[int], None]) -> ConvertedLayer:
+        return self._converted(label, source.size, self._lazy_or_plain(source.name, write), started)
+
+    def _lazy_or_plain(self, name: str, write: Callable[[bool], ConvertedLayer]) -> ConvertedLayer:
+        """In the format that is wanted; where no TOC can say what is in the layer, without one."""
+        if not self._plan.format.is_lazy:
+            return write(False)
+        try:
+            return write(True)
+        except NotLazyError as error:
+            logger.warning("%s: %s; it is written without a TOC, and can only be fetched whole", name, error)
+            return write(False)
+
+    def _write(
+        self, source: Input, sink: BlobSink, seen: Callable[[int], None], lazy: bool
+    ) -> ConvertedLayer:
         plan, pool = self._plan, self._services.pool
-        if not plan.format.is_lazy:
+        if not lazy:
             with source.open_pieces(seen) as pieces:
                 return write_plain(pieces, sink, *plan.plain, pool)
         if plan.wanted is not None:
@@ -379,18 +396,20 @@ class Converter:
 
         layers = [opener(one) for one in inputs]
 
-        def entries() -> Iterable[Any]:
-            if plan.wanted is not None:
-                return iter_wanted_first(lambda: _Flat(layers), plan.wanted)
-            return iter_flat(layers)
+        def write(lazy: bool) -> ConvertedLayer:
+            with _Sinking(self._target.open_sink()) as sink:
+                if lazy and plan.wanted is not None:
+                    ordered = iter_wanted_first(lambda: _Flat(layers), plan.wanted)
+                    converted = write_layer(ordered, sink, plan.options, pool)
+                elif lazy:
+                    converted = write_layer(iter_flat(layers), sink, plan.options, pool)
+                else:
+                    converted = write_plain(tar_pieces(iter_flat(layers)), sink, *plan.plain, pool)
+                sink.finish(converted.digest)
+                return converted
 
-        with _Sinking(self._target.open_sink()) as sink:
-            if plan.format.is_lazy:
-                converted = write_layer(entries(), sink, plan.options, pool)
-            else:
-                converted = write_plain(tar_pieces(entries()), sink, *plan.plain, pool)
-            sink.finish(converted.digest)
-        return self._converted(label, size // 2, converted, started)
+        name = inputs[0].name.rpartition(": ")[0]
+        return self._converted(label, size // 2, self._lazy_or_plain(name, write), started)
 
     def _converted(self, label: str, size: int | None, converted: ConvertedLayer, started: float) -> _Done:
         descriptor = Descriptor(

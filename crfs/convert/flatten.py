@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from copy import copy
 
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.formats.toc import RESERVED_NAMES
+from crfs.convert.order import is_landmark
+from crfs.formats.toc import RESERVED_NAMES, TOC_NAME
 from crfs.formats.whiteout import OPAQUE_NAME, WHITEOUT_PREFIX
 
 Opener = Callable[[], AbstractContextManager[Iterable[TarEntry]]]
@@ -71,17 +72,23 @@ def _read_headers(
 ) -> tuple[dict[str, tuple[int, tarfile.TarInfo]], list[str], list[str]]:
     """The last header of each name and its number; what is whited out; which directories are opaque."""
     headers: dict[str, tuple[int, tarfile.TarInfo]] = {}
-    gone, opaque = [], []
+    reserved: dict[str, tuple[int, tarfile.TarInfo]] = {}
+    gone, opaque, last = [], [], ""
     with layer() as entries:
         for number, entry in enumerate(entries):
+            last = entry.name
             head, _, base = entry.name.rpartition("/")
             if base == OPAQUE_NAME:
                 opaque.append(head)
             elif base.startswith(WHITEOUT_PREFIX):
                 if not base.startswith(WHITEOUT_PREFIX * 2):
                     gone.append(f"{head}/{base[len(WHITEOUT_PREFIX) :]}".lstrip("/"))
-            elif entry.name not in RESERVED_NAMES:
-                headers[entry.name] = (number, entry.info)
+            elif not is_landmark(entry):
+                found = reserved if entry.name in RESERVED_NAMES else headers
+                found[entry.name] = (number, entry.info)
+    if last != TOC_NAME:
+        # no earlier conversion has put them there
+        headers |= reserved
     return headers, gone, opaque
 
 

@@ -4,7 +4,7 @@ import tarfile
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
-from crfs.errors import FormatError
+from crfs.errors import FormatError, NotLazyError
 from crfs.formats.toc import TocEntry
 
 # the prefix of PAX records that hold extended attributes
@@ -88,14 +88,14 @@ def is_plain(info: tarfile.TarInfo) -> bool:
 def describe(info: tarfile.TarInfo, names: OwnerNames, unnamed: bool = False) -> WrittenEntry:
     """The TOC entry of a normalised header, without digests and offsets, and where `unnamed`, of owners' names.
 
-    FormatError for a name that isn't UTF-8, which JSON can't hold, and for a time outside of years 1 to 9999.
+    NotLazyError for a name that isn't UTF-8, which JSON can't hold; FormatError for a time outside of years 1 to 9999.
     """
     return WrittenEntry(
-        name=_text(info, info.name + ("/" if info.isdir() and not info.name.endswith("/") else "")),
+        name=_text(info.name + ("/" if info.isdir() and not info.name.endswith("/") else "")),
         type=_TYPES[info.type],
         size=info.size,
         modtime=_modtime(info),
-        link_name=_text(info, info.linkname),
+        link_name=_text(info.linkname),
         mode=info.mode,
         uid=info.uid,
         gid=info.gid,
@@ -116,16 +116,16 @@ def set_mtime(info: tarfile.TarInfo, ns: int) -> None:
 
 def _xattrs(info: tarfile.TarInfo) -> dict[str, bytes] | None:
     found = {
-        _text(info, key.removeprefix(XATTR_RECORD)): value.encode("utf-8", "surrogateescape")
+        _text(key.removeprefix(XATTR_RECORD)): value.encode("utf-8", "surrogateescape")
         for key, value in info.pax_headers.items()
         if key.startswith(XATTR_RECORD)
     }
     return found or None
 
 
-def _text(info: tarfile.TarInfo, text: str) -> str:
+def _text(text: str) -> str:
     if not _is_utf8(text):
-        raise FormatError(f"a TOC can't hold {info.name!r}: {text!r} is not UTF-8")
+        raise NotLazyError(f"a TOC can't hold {text!r}, which is not UTF-8")
     return text
 
 

@@ -18,7 +18,7 @@ import msgspec
 from crfs.convert.entries import TarEntry, damage_as_format_error
 from crfs.convert.headers import OwnerNames, WrittenEntry, describe, is_plain, normalise, pack_header
 from crfs.convert.members import MemberWriter, Placed, Sink
-from crfs.convert.order import drop_reserved, with_landmark
+from crfs.convert.order import check_reserved, drop_reserved, with_landmark
 from crfs.convert.packing import Pack, gzip_packer, zstd_packer
 from crfs.errors import FormatError, UnsupportedError
 from crfs.formats.digest import sha256_digest
@@ -109,15 +109,16 @@ def write_layer(
 ) -> ConvertedLayer:
     """Write a layer of `entries` to `out`, compressing in `pool` where there is one.
 
-    FormatError where an entry can't be in such a layer: an unknown type, a name that isn't UTF-8, a payload
-    that ends early. UnsupportedError where `keep_tar` can't be. `tail` is asked for a tar's own end, with that.
+    FormatError where an entry is damaged: an unknown type, a payload that ends early. NotLazyError where a TOC can't
+    say what it is: a name that isn't UTF-8, or is reserved.
+    UnsupportedError where `keep_tar` can't be. `tail` is asked for a tar's own end, with that.
     """
     if options.keep_tar and options.kind.toc_in_tar:
         raise UnsupportedError(
             f"{options.kind.value} has its TOC in the tar, which can't stay what it was then"
         )
     writer = _Writer(out, options, pool)
-    ordered = entries
+    ordered = check_reserved(entries) if options.keep_tar else entries
     if not options.keep_tar and not options.ordered:
         ordered = drop_reserved(entries)
         if options.kind.has_landmark:

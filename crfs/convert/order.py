@@ -5,15 +5,35 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.formats.toc import LANDMARKS, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME
+from crfs.errors import NotLazyError
+from crfs.formats.toc import LANDMARKS, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, RESERVED_NAMES, TOC_NAME
 
 _CONTENT = b"\x0f"
 
 
 def drop_reserved(entries: Iterable[TarEntry]) -> Iterator[TarEntry]:
-    """`entries` without those that an earlier conversion added."""
-    reserved = (TOC_NAME, *LANDMARKS)
-    return (entry for entry in entries if entry.name not in reserved)
+    """`entries` without those that an earlier conversion added; NotLazyError as check_reserved() raises it."""
+    return (entry for entry in check_reserved(entries) if entry.name not in RESERVED_NAMES)
+
+
+def check_reserved(entries: Iterable[TarEntry]) -> Iterator[TarEntry]:
+    """All of `entries`; then NotLazyError where one has a reserved name, but was not put there by a conversion.
+
+    Those that an earlier conversion added are landmarks of one byte, or end with the TOC.
+    """
+    met, name = None, ""
+    for entry in entries:
+        name = entry.name
+        if name in RESERVED_NAMES and not is_landmark(entry):
+            met = name
+        yield entry
+    if met is not None and name != TOC_NAME:
+        raise NotLazyError(f"it has a file {met!r} of its own, which readers of a TOC don't show")
+
+
+def is_landmark(entry: TarEntry) -> bool:
+    """Whether an entry is one as docs/estargz.md wants it."""
+    return entry.name in LANDMARKS and entry.info.isreg() and entry.info.size == len(_CONTENT)
 
 
 def with_landmark(entries: Iterable[TarEntry], prioritized: Sequence[str]) -> Iterator[TarEntry]:

@@ -40,6 +40,9 @@ _DEFAULT_LEVELS = {LayerFormat.ZSTD_CHUNKED: 6, LayerFormat.ZSTD: 6, LayerFormat
 _SHARED_MEMBERS = (Kind.ESTARGZ, Kind.EXTERNAL_TOC, Kind.ZSTD_STARGZ)
 _MIN_CHUNK_SIZE = 64 << 10
 _PLAIN = {
+    LayerFormat.ESTARGZ: OCI_LAYER_GZIP,
+    LayerFormat.STARGZ: OCI_LAYER_GZIP,
+    LayerFormat.ZSTD_CHUNKED: OCI_LAYER_ZSTD,
     LayerFormat.GZIP: OCI_LAYER_GZIP,
     LayerFormat.ZSTD: OCI_LAYER_ZSTD,
     LayerFormat.TAR: OCI_LAYER,
@@ -95,12 +98,12 @@ class Plan(Struct, frozen=True):
 
     @property
     def plain(self) -> tuple[str, Pack]:
-        """The media type of a format without a TOC, and what packs it."""
+        """The media type of a layer without a TOC, and what packs it: also where the format would have one."""
         level = self.chosen_level
         if self.format is LayerFormat.TAR:
             return OCI_LAYER, keep
-        packer = zstd_packer if self.format is LayerFormat.ZSTD else gzip_packer
-        return _PLAIN[self.format], packer(level)
+        media_type = _PLAIN[self.format]
+        return media_type, (zstd_packer if media_type == OCI_LAYER_ZSTD else gzip_packer)(level)
 
 
 def check_plan(plan: Plan) -> None:

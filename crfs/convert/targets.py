@@ -256,7 +256,7 @@ class BlobFileTarget:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._begun = False
+        self._written = False
 
     @property
     def name(self) -> str:
@@ -272,10 +272,11 @@ class BlobFileTarget:
 
     def open_sink(self) -> "BlobSink":
         """See `Target`."""
-        if self._begun:
-            return _NullSink()
-        self._begun = True
-        return FileSink(self._path.parent, lambda _digest: self._path)
+        return _NullSink() if self._written else FileSink(self._path.parent, self._place)
+
+    def _place(self, _digest: str) -> Path:
+        self._written = True
+        return self._path
 
     def put_manifest(self, body: bytes, media_type: str, name: bool) -> None:
         """See `Target`."""

@@ -14,9 +14,9 @@ from typing import IO, cast
 import msgspec
 
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.convert.order import landmark, take
+from crfs.convert.order import drop_reserved, landmark, take
 from crfs.errors import FormatError, UsageError
-from crfs.formats.toc import PREFETCH_LANDMARK, RESERVED_NAMES
+from crfs.formats.toc import PREFETCH_LANDMARK
 
 _IN_MEMORY = 16 << 20
 _PIECE = 1 << 20
@@ -102,9 +102,8 @@ def _look(open_entries: Opener, wanted: Wanted, spool: IO[bytes]) -> _Look:
     while True:
         look = _Look({}, {}, {})
         with open_entries() as entries:
-            for entry in entries:
-                if entry.name not in RESERVED_NAMES:
-                    _note(look, entry, spool, wanted.matches(entry.name) or entry.name in extra)
+            for entry in drop_reserved(entries):
+                _note(look, entry, spool, wanted.matches(entry.name) or entry.name in extra)
         rest = dict(look.headers)
         order = wanted.order(look.headers)
         extra = {entry.name for name in order for entry in take(name, rest)}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from crfs.convert.entries import iter_tar
 from crfs.convert.lazylayer import Options, write_layer
-from crfs.errors import FormatError
+from crfs.errors import FormatError, NotLazyError
 from crfs.formats.footer import FooterKind, find_footer
 from crfs.formats.toc import unpack_toc
 from tests.support.layers import (
@@ -387,7 +387,7 @@ def test_should_fail_damaged_gzip() -> None:
     "entry", [File("\udcff"), Symlink("a", "\udcff"), File("a", xattrs={"user.\udcff": b""})]
 )
 def test_should_fail_name_that_json_cannot_hold(entry: Entry) -> None:
-    with pytest.raises(FormatError, match="not UTF-8"):
+    with pytest.raises(NotLazyError, match="not UTF-8"):
         make_estargz([entry])
 
 

@@ -1,5 +1,6 @@
 """`crfs convert` from everywhere to everywhere, in every format: what arrives is what there was."""
 
+import gzip
 import json
 import re
 import tarfile
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from crfs.cli.main import main
 from crfs.registry.server import Registry
@@ -213,6 +215,31 @@ def test_file_holds_the_layer(place: Place) -> None:
     assert done["digest"] == digest_of((place.dir / "x.zst").read_bytes())
     place.convert(str(place.dir / "x.zst"), str(place.dir / "y.tar"), "--format", "tar")
     assert (place.dir / "y.tar").read_bytes() == LAYERS[0]
+
+
+@pytest.mark.warns(
+    "a TOC can't hold .*; it is written without a TOC", "a file 'stargz.index.json' of its own"
+)
+@pytest.mark.parametrize("options", [[], ["--trace", "trace"], ["--flatten"], ["--format", "zstd:chunked"]])
+def test_what_no_toc_can_say_is_kept(
+    place: Place, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a layer becomes one without a TOC; the other one is as it would be without it."""
+    monkeypatch.chdir(place.dir)
+    (place.dir / "trace").write_text("x")
+    raw = make_tar([File("x/caf\udce9", b"x"), File("y", b"y")])
+    own = make_tar([File("stargz.index.json", b"mine"), File("z")])
+    seed = place.layout("seed", [LAYERS[0], raw])
+    done = place.convert(seed, place.at(PLACES[0], "made"), *options)
+    assert place.flat(place.at(PLACES[0], "made")) == place.flat(seed)
+    types = [layer["descriptor"].get("annotations") for layer in done["images"][0]["layers"]]
+    assert not types[-1]
+    assert "--flatten" in options or types[0]
+    (place.dir / "own.tar").write_bytes(own)
+    place.convert(str(place.dir / "own.tar"), str(place.dir / "own"), *options)
+    unpack = zstandard.ZstdDecompressor().decompressobj().decompress
+    packed = (place.dir / "own").read_bytes()
+    assert (unpack(packed) if "zstd:chunked" in options else gzip.decompress(packed)) == own
 
 
 def test_config_keeps_what_it_says(place: Place) -> None:
