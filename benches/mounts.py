@@ -38,7 +38,12 @@ def crfs_program() -> str:
 
 @contextmanager
 def crfs(
-    ref: str, at: Path, cache: Path, *options: str, env: Mapping[str, str] | None = None
+    ref: str,
+    at: Path,
+    cache: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    kind: str = "fuse.crfs",
 ) -> Iterator[Mount]:
     """Mount the image `ref` (HOST:PORT/REPOSITORY:TAG, plain HTTP) with the disk cache `cache`.
 
@@ -46,7 +51,7 @@ def crfs(
     """
     words = ["mount", f"docker://{ref}", str(at), "--tls-verify=false", "--cache", str(cache), *options]
     unmount = [crfs_program(), "umount", str(at)]
-    with mounted(at, "fuse.crfs", [crfs_program(), *words], unmount, env=env) as mount:
+    with mounted(at, kind, [crfs_program(), *words], unmount, env=env) as mount:
         yield mount
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benches import mounts
+from benches.commands import run
 from benches.peers.peer import version_of
 from benches.place import Place, Source
 
@@ -29,6 +30,8 @@ class Crfs:
     tag: str = "esgz"
     options: tuple[str, ...] = ()
     warm: bool = False
+    # of the kernel's, with an upper directory on a tmpfs
+    engine: str | None = None
 
     def version(self) -> str:
         return version_of(mounts.crfs_program())
@@ -60,7 +63,28 @@ class CrfsStore:
         ref = self.place.ref(image, self.peer.tag)
         log = ("--log-file", str(self.place.directory / "crfs.log"))
         cache = self.place.directory / "cache"
-        return mounts.crfs(ref, at, cache, *log, *self.peer.options, env=self._environment())
+        if self.peer.engine is None:
+            return mounts.crfs(ref, at, cache, *log, *self.peer.options, env=self._environment())
+        return self._writable(ref, at, cache, *log)
+
+    @contextmanager
+    def _writable(self, ref: str, at: Path, cache: Path, *options: str) -> Iterator[mounts.Mount]:
+        directory = at.with_name(at.name + "-changes")
+        directory.mkdir()
+        run("mount", "-t", "tmpfs", "-o", "mode=755", "bench", directory)
+        try:
+            upper, work = directory / "upper", directory / "work"
+            upper.mkdir()
+            work.mkdir()
+            words = ["--engine", str(self.peer.engine), "--upper", str(upper), "--work", str(work), *options]
+            environment = self._environment()
+            with mounts.crfs(
+                ref, at, cache, *words, *self.peer.options, env=environment, kind="overlay"
+            ) as mount:
+                yield mount
+        finally:
+            run("umount", directory)
+            directory.rmdir()
 
     def _environment(self) -> dict[str, str]:
         """A warm process serves none but those with the same PYTHON variables, so that it's this run's."""
@@ -71,4 +95,5 @@ class CrfsStore:
 
 CRFS = Crfs()
 CRFS_WARM = Crfs("crfs + warm process", warm=True)
+CRFS_OVERLAY = Crfs("crfs-overlay", engine="overlay")
 CRFS_PLAIN = Crfs("crfs plain", "plain")

@@ -136,15 +136,36 @@ class FuseOverlay:
 
     def mount(self, layers: Layers, at: Path, *options: str) -> FuseMount:
         words = ",".join([*layers.options, "suid", "dev", *self.options, *options])
-        mark = f"{_MARK}={uuid.uuid4().hex}"
-        try:
-            said = _run([self.program, "-o", words, at], {**self.environment, _MARK: mark.partition("=")[2]})
-            if said and self.silent:
-                raise MountFailed(f"{self.program} succeeds, but says: {said}")
-        except MountFailed:
-            FuseMount(at, mark).kill()
-            raise
-        return FuseMount(at, mark)
+        said, mount = _daemon([self.program, "-o", words, at], at, self.environment)
+        if said and self.silent:
+            mount.kill()
+            raise MountFailed(f"{self.program} succeeds, but says: {said}")
+        return mount
+
+
+@dataclass(frozen=True, slots=True)
+class CrfsEngine:
+    """`crfs mount` with an engine of the kernel's. What it writes are the kernel's marks, and `kernel` is its like."""
+
+    name: str
+    environment: Mapping[str, str]
+    kernel: KernelOverlay = field(default_factory=lambda: KernelOverlay(metacopy=True))
+
+    def missing(self) -> str | None:
+        return self.kernel.missing()
+
+    def mount(self, layers: Layers, at: Path, *options: str) -> FuseMount:
+        bottom, *above = layers.lowers
+        words: list[str | Path] = ["mount", "--engine", self.name.removeprefix("crfs-"), "--no-server"]
+        for lower in reversed(above):
+            words += ["--lower", lower]
+        if layers.upper is not None and layers.work is not None:
+            words += ["--upper", layers.upper, "--work", layers.work]
+        said, mount = _daemon([_beside("crfs"), *words, bottom, at], at, self.environment)
+        if said:
+            mount.kill()
+            raise MountFailed(f"crfs mount succeeds, but says: {said}")
+        return mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +193,21 @@ class FuseMount:
         _detach(self.at)
 
 
+def _daemon(words: Sequence[str | Path], at: Path, environment: Mapping[str, str]) -> tuple[str, FuseMount]:
+    """What a program has said that mounts there and leaves a daemon; MountFailed, with nothing left."""
+    mark = uuid.uuid4().hex
+    mount = FuseMount(at, f"{_MARK}={mark}")
+    try:
+        return _run(words, {**environment, _MARK: mark}), mount
+    except MountFailed:
+        mount.kill()
+        raise
+
+
+def _beside(program: str) -> Path:
+    return Path(sys.executable).with_name(program)
+
+
 def fuse_overlayfs() -> FuseOverlay:
     """Debian's fuse-overlayfs: known not to be perfect."""
     return FuseOverlay(Path("/usr/bin/fuse-overlayfs"), "fuse-overlayfs", silent=False)
@@ -179,7 +215,7 @@ def fuse_overlayfs() -> FuseOverlay:
 
 def crfs_overlayfs(environment: Mapping[str, str]) -> FuseOverlay:
     """Our own, as installed beside this interpreter."""
-    return FuseOverlay(Path(sys.executable).with_name("crfs-overlayfs"), "crfs", environment=environment)
+    return FuseOverlay(_beside("crfs-overlayfs"), "crfs", environment=environment)
 
 
 def crfs_userxattr(environment: Mapping[str, str]) -> FuseOverlay:
@@ -187,10 +223,15 @@ def crfs_userxattr(environment: Mapping[str, str]) -> FuseOverlay:
     return replace(crfs_overlayfs(environment), name="crfs-userxattr", options=("userxattr",))
 
 
+def crfs_engine(engine: str, environment: Mapping[str, str]) -> CrfsEngine:
+    """`crfs mount --engine`."""
+    return CrfsEngine(f"crfs-{engine}", environment)
+
+
 def mounters(environment: Mapping[str, str]) -> dict[str, Mounter]:
     """All of them, by name."""
     ours = crfs_overlayfs(environment), crfs_userxattr(environment)
-    found: list[Mounter] = [KernelOverlay(), fuse_overlayfs(), *ours]
+    found: list[Mounter] = [KernelOverlay(), fuse_overlayfs(), *ours, crfs_engine("overlay", environment)]
     return {mounter.name: mounter for mounter in found}
 
 

@@ -108,6 +108,8 @@ def overlay_options(lowers: bytes, spec: UpperSpec) -> bytes:
         b"workdir=" + escaped(spec.workdir),
         # names of one file that are found in an index would be lost on other engines
         b"index=off",
+        # one device number for all, and in directories the inode numbers that stat(2) shows
+        b"xino=on",
     ]
     if spec.userxattr or not may_set_trusted_in(spec.workdir):
         options.append(b"userxattr")

@@ -8,7 +8,8 @@ import random
 
 import pytest
 
-from tests.support.overlaymounts import FuseOverlay
+from tests.support.mounting import Crfs
+from tests.support.overlaymounts import FuseOverlay, Mounter, crfs_engine
 from tests.t6_mount.overlay.arena import Arena
 from tests.t6_mount.overlay.machine import Examples
 from tests.t6_mount.overlay.search import reduced, search
@@ -25,9 +26,21 @@ _REDUCE_SECONDS = 60.0
 @pytest.mark.timeout(300 + 30 * EXAMPLES)
 @pytest.mark.parametrize("stack", STACKS)
 def test_answers_and_trees_are_the_kernels(arena: Arena, crfs_overlay: FuseOverlay, stack: str) -> None:
+    _search(arena, crfs_overlay, stack, EXAMPLES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 30 * EXAMPLES)
+@pytest.mark.parametrize("stack", ["layered", "moved", "links"])
+@pytest.mark.parametrize("engine", ["overlay"])
+def test_with_engines_of_the_kernels(arena: Arena, crfs: Crfs, engine: str, stack: str) -> None:
+    _search(arena, crfs_engine(engine, crfs.environment), stack, max(EXAMPLES // 4, 1))
+
+
+def _search(arena: Arena, trial: Mounter, stack: str, number: int) -> None:
     seed = random.randrange(1 << 32) if SEED == "random" else int(SEED)
-    examples = Examples(arena, crfs_overlay, None, [stack])
-    finding = search(examples, seed=seed, number=EXAMPLES, steps=STEPS)
+    examples = Examples(arena, trial, None, [stack])
+    finding = search(examples, seed=seed, number=number, steps=STEPS)
     print(f"seed {seed}: {examples.steps} steps in {examples.number} examples, {arena.cuts} cut short")
     if finding is not None:
         pytest.fail(str(reduced(finding, examples, _REDUCE_SECONDS)), pytrace=False)
