@@ -27,7 +27,7 @@ def serve_by_erofs(
     store.objects = open_objects(store.directory)
     services.idle.submit(drop_old, store.directory)
     arrived = Arrived(tree, contents, layers, store, services.idle)
-    operations = ContentTree(tree, contents, image.reader, arrived.closed)
+    operations = ContentTree(tree, contents, image.reader, arrived.read_out)
     with tree_image(store, image.name, image.digest, tree, layers, contents) as path:
         below = Below(path, None if store.objects is None else store.objects.root)
         serve_over_contents(operations, below, request, spec, ready, stop)

@@ -24,15 +24,15 @@ _DIRS = llfuse.ROOT_INODE + 256
 class ContentTree(ReadOnly):
     """The handlers. Files with the same content are one.
 
-    `released` is told of each that was closed; it must not wait.
+    `read_out` is told of each that somebody has read to its end; it must not wait.
     """
 
     def __init__(
-        self, tree: Tree, contents: Contents, reader: Reader, released: Callable[[int], None]
+        self, tree: Tree, contents: Contents, reader: Reader, read_out: Callable[[int], None]
     ) -> None:
         super().__init__(tree, reader)
         self._contents = contents
-        self._released = released
+        self._read_out = read_out
 
     def _entry(self, inode: int) -> llfuse.EntryAttributes:
         made = reply.entry(self._tree, max(inode - _DIRS, llfuse.ROOT_INODE))
@@ -57,14 +57,12 @@ class ContentTree(ReadOnly):
         raise llfuse.FUSEError(errno.EACCES)
 
     @handler
-    def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
-        return super().open(inode - _DIRS, flags, ctx)
-
-    @handler
-    def release(self, fh: int) -> None:
-        inode, _ = self._files[fh]
-        super().release(fh)
-        self._released(inode)
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        inode = fh - _DIRS
+        data = super().read(inode, off, size)
+        if off + size >= self._tree.attributes(inode).size:
+            self._read_out(inode)
+        return data
 
     @handler
     def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:

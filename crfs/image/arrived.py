@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Arrived:
-    """closed() is called for each file that somebody has read, from any thread, and returns at once."""
+    """read_out() is called for each file that was read to its end, from any thread, and returns at once."""
 
     def __init__(
         self, tree: Tree, contents: Contents, layers: Sequence[Layer], store: Store, pool: Executor
@@ -32,7 +32,7 @@ class Arrived:
         self._pool = pool
         self._done: set[int] = set()
 
-    def closed(self, inode: int) -> None:
+    def read_out(self, inode: int) -> None:
         """A file may have arrived."""
         if self._store.objects is not None and inode not in self._done:
             self._done.add(inode)
