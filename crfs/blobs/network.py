@@ -6,12 +6,14 @@ Any thread.
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from crfs.blobs.blob import Blob, Sink
 
 if TYPE_CHECKING:
     from crfs.blobs.fetchloop import FetchLoop
+    from crfs.blobs.flights import Flights
     from crfs.blobs.http import Http
     from crfs.blobs.ranges import RangeFetcher
     from crfs.blobs.transport import Stats
@@ -21,9 +23,14 @@ _CLOSE_SECONDS = 2.0
 
 
 class Network:
-    """The fetch thread, its connections, and what merges requests. close() ends what was begun."""
+    """The fetch thread, its connections, and what merges requests. close() ends what was begun.
 
-    def __init__(self) -> None:
+    `shared` is the cache that other processes use too: none fetches what another one does.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
+        self._flights: Flights | None = None
         self._lock = threading.Lock()
         self._loop: FetchLoop | None = None
         self._http: Http | None = None
@@ -66,6 +73,15 @@ class Network:
             self._ranges = RangeFetcher()
         return self._ranges
 
+    @property
+    def flights(self) -> "Flights | None":
+        """What this process and others fetch into the cache that they share. Fetch loop."""
+        if self._flights is None and self._shared is not None:
+            from crfs.blobs.flights import Flights
+
+            self._flights = Flights(self._shared)
+        return self._flights
+
     def call(self, work: Callable[[], object]) -> None:
         """Have something done on the fetch thread, if there is one."""
         with self._lock:
@@ -81,6 +97,8 @@ class Network:
         if http is not None:
             _quietly(loop.submit(http.close()))
         loop.close()
+        if self._flights is not None:
+            self._flights.close()
 
 
 def _quietly(closing: Future[None]) -> None:

@@ -120,16 +120,23 @@ class RangeFetcher:
         self._calm.set()
 
     async def fetch(
-        self, blob: Blob, start: int, end: int, need: Need = Need.READER, arrived: Arrived | None = None
+        self,
+        blob: Blob,
+        start: int,
+        end: int,
+        need: Need = Need.READER,
+        arrived: Arrived | None = None,
+        *,
+        anew: bool = False,
     ) -> memoryview:
         """The bytes [start, end) of a blob; raises what `Blob.fetch_range` raises.
 
         LIKELY: only while no reader's want waits, and never on the last connections. REST: one at a time, while there
-        is nothing else; it stands still as soon as there is.
+        is nothing else; it stands still as soon as there is. `anew`: what is on its way already won't do.
         """
         loop = asyncio.get_running_loop()
         want = _Want(blob, start, end, need, loop.create_future(), arrived)
-        under_way = next((batch for batch in self._batches() if batch.covers(want)), None)
+        under_way = None if anew else next((batch for batch in self._batches() if batch.covers(want)), None)
         if under_way is None:
             self._queue.append(want)
         else:

@@ -98,4 +98,4 @@ def open_services(settings: Settings) -> Services:
     )
     pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode", leave_signals)
     idle = ThreadPoolExecutor(1, "crfs-idle", leave_signals)
-    return Services(Network(), pool, idle, store)
+    return Services(Network(store.directory.root), pool, idle, store)

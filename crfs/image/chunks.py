@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 
 from crfs._native.index import Chunk, Tree
@@ -29,10 +29,27 @@ _ATTEMPTS = 2
 _BACKLOG_MAX = 16 << 20
 
 
+class _Begun:
+    """What was begun for `count` members, and has to be ended once when all of them are done. Any thread."""
+
+    def __init__(self, end: Callable[[], None], count: int) -> None:
+        self._end = end
+        self._count = count
+        self._lock = threading.Lock()
+
+    def done(self) -> None:
+        """One more of them is done."""
+        with self._lock:
+            self._count -= 1
+            last = not self._count
+        if last:
+            self._end()
+
+
 class _Member:
     """A compressed member on its way: it is fetched, and then decoded once, by whoever comes first."""
 
-    __slots__ = ("attempt", "chunks", "claimed", "data", "flights", "need")
+    __slots__ = ("attempt", "begun", "chunks", "claimed", "data", "flights", "need")
 
     def __init__(self, chunks: list[Chunk], need: Need) -> None:
         self.chunks = chunks
@@ -41,6 +58,14 @@ class _Member:
         self.data: memoryview | None = None
         self.claimed = False
         self.attempt = 1
+        # what tells other processes that it is being fetched
+        self.begun: _Begun | None = None
+
+    def end_flight(self) -> None:
+        """Other processes may look for it, or fetch it."""
+        begun, self.begun = self.begun, None
+        if begun is not None:
+            begun.done()
 
     @property
     def start(self) -> int:
@@ -206,10 +231,60 @@ class ChunkLoader:
 
         False where they can't be had, and those who wait have been told.
         """
-        blob = self._layers[members[0].chunks[0].layer].blob
-        start, end = members[0].start, max(member.end for member in members)
-        need = min(member.need for member in members)
         left = deque(members)
+        try:
+            if await self._begin(left):
+                await self._fetch_left(left)
+        except BaseException as error:
+            for member in left:
+                self._fail(member, error)
+            if not isinstance(error, Exception):
+                raise
+            return False
+        return True
+
+    async def _begin(self, left: deque[_Member]) -> bool:
+        """Whether any of these members is to be fetched; what other processes fetch is waited for, and taken over."""
+        flights = self._network.flights
+        if flights is None or min(member.need for member in left) is Need.REST:
+            return True
+        name = self._layers[left[0].chunks[0].layer].name
+        start, end = left[0].start, max(member.end for member in left)
+
+        def landed() -> bool:
+            for member in [member for member in left if self._is_stored(member)]:
+                left.remove(member)
+                self._pool.submit(self._adopt, member)
+            return not left
+
+        if not await flights.begin(name, start, end, landed):
+            return False
+        begun = _Begun(lambda: flights.end(name, start, end), len(left))
+        for member in left:
+            member.begun = begun
+        return True
+
+    def _is_stored(self, member: _Member) -> bool:
+        return all(chunk.digest and self._store.has_chunk(chunk.digest) for chunk in member.chunks)
+
+    def _adopt(self, member: _Member) -> None:
+        """Publish a member that another process has fetched."""
+        pieces = []
+        for chunk in member.chunks:
+            piece = self._store.read_chunk(chunk.digest or b"", chunk.size, 0, chunk.size)
+            if piece is None:
+                # it is damaged, or gone again
+                self._network.submit(self._fetch([member]))
+                return
+            pieces.append(piece)
+        self._show(member, pieces)
+        self._land(member)
+
+    async def _fetch_left(self, left: deque[_Member]) -> None:
+        """Fetch members in one request; those that have come are taken from `left`."""
+        blob = self._layers[left[0].chunks[0].layer].blob
+        start, end = left[0].start, max(member.end for member in left)
+        need = min(member.need for member in left)
 
         def arrived(data: memoryview) -> None:
             came = []
@@ -219,15 +294,8 @@ class ChunkLoader:
                 came.append(member)
             self._have_decoded(came)
 
-        try:
-            await self._network.ranges.fetch(blob, start, end, need, arrived)
-        except BaseException as error:
-            for member in left:
-                self._fail(member, error)
-            if not isinstance(error, Exception):
-                raise
-            return False
-        return True
+        again = any(member.attempt > 1 for member in left)
+        await self._network.ranges.fetch(blob, start, end, need, arrived, anew=again)
 
     def _have_decoded(self, members: Sequence[_Member]) -> None:
         """In the pool what a reader waits for, the others behind each other."""
@@ -273,13 +341,18 @@ class ChunkLoader:
         with self._lock:
             member.attempt += 1
             member.data, member.claimed = None, False
+        member.end_flight()
         self._network.submit(self._fetch([member]))
 
-    def _publish(self, member: _Member, pieces: list[bytes]) -> None:
+    def _show(self, member: _Member, pieces: list[bytes]) -> None:
+        """Give a member's chunks to those who wait."""
         for chunk, piece in zip(member.chunks, pieces, strict=True):
             if member.need < Need.REST:
                 self._pages.insert(chunk.id, piece)
             _settle(member.flights[chunk.id], piece)
+
+    def _publish(self, member: _Member, pieces: list[bytes]) -> None:
+        self._show(member, pieces)
         member.data = None
         size = sum(map(len, pieces))
         with self._lock:
@@ -304,6 +377,7 @@ class ChunkLoader:
         with self._lock:
             for chunk in member.chunks:
                 self._members.pop(chunk.id, None)
+        member.end_flight()
 
     def _fail(self, member: _Member, error: BaseException) -> None:
         """Tell those who wait. The next read tries again."""

@@ -474,3 +474,15 @@ def test_should_fail_all_wants_of_a_blob_that_is_gone(proxy: FaultProxy) -> None
     assert [type(error) for error in found] == [NotFoundError] * 3
     assert all(f"{proxy.url}/blob" in str(error) for error in found)
     assert len(proxy.requests) == 2
+
+
+def test_what_was_damaged_on_its_way_is_asked_for_again() -> None:
+    async def run() -> None:
+        blob = CountingBlob()
+        fetcher = RangeFetcher()
+        fetcher.hold(blob, 0, 100)
+        await settle()
+        assert await fetcher.fetch(blob, 0, 100, anew=True) == DATA[:100]
+        assert blob.asked == [(0, 100), (0, 100)]
+
+    asyncio.run(run())

@@ -1,5 +1,6 @@
 """Chunks on their way from a registry: one request for all who wait, damage, failures, and the end."""
 
+import contextlib
 import errno
 import gc
 import gzip
@@ -391,3 +392,44 @@ def test_nothing_is_left_open(place: Place) -> None:
     gc.collect()
     wait_for(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     assert set(threading.enumerate()) <= threads
+
+
+# --- several on one cache
+
+
+def test_mounts_that_share_a_cache_ask_for_no_byte_twice(place: Place) -> None:
+    files = [File(f"d{number}/f", RANDOM.randbytes(120_000)) for number in range(8)]
+    place.push("web", lazy(files, chunk_size=40_000))
+    place.open("web").__exit__(None, None, None)
+    place.forget()
+    place.proxy.use(Slow(seconds=0.01))
+    with contextlib.ExitStack() as stack:
+        images = [stack.enter_context(place.open("web")) for _ in range(4)]
+
+        def read(number: int) -> None:
+            for file in files[number:] + files[:number]:
+                assert images[number].read(file.path) == file.payload()
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(4)))
+        for image in images:
+            image.settle()
+    asked = sorted(tuple(map(int, text[6:].split("-"))) for text in place.blob_ranges())
+    assert all(one[1] < two[0] for one, two in itertools.pairwise(asked)), asked
+
+
+@pytest.mark.warns("can't read 'f' at 0 .*: the mount is going away")
+def test_what_another_mount_fails_to_fetch_is_fetched(place: Place) -> None:
+    place.push("web", lazy([File("f", LARGE)]))
+    place.open("web").__exit__(None, None, None)
+    place.proxy.use(Slow(seconds=0.02))
+    one, two = place.open("web"), place.open("web")
+    with two:
+        with one:
+            thread, _ = reading(one, b"f")
+            wait_for(lambda: bool(place.blob_ranges()))
+            other, ends = reading(two, b"f")
+        thread.join(10)
+        other.join(10)
+        assert ends == [None]
+        assert two.read(b"f") == LARGE
