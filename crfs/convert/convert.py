@@ -6,8 +6,9 @@ Blocking; not on the fetch loop, which it uses. The image's name is written last
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from crfs.blobs.blob import ImageSource
+from crfs.convert.entries import TarEntry
 from crfs.convert.flatten import iter_flat
 from crfs.convert.inputs import BlobInput, Input
 from crfs.convert.lazylayer import ConvertedLayer, write_layer
@@ -24,7 +26,7 @@ from crfs.convert.recognise import is_in_format
 from crfs.convert.stream import iter_blob
 from crfs.convert.targets import BlobSink, Submit, Target, put_bytes
 from crfs.convert.wanted import iter_wanted_first
-from crfs.errors import DigestMismatch, FormatError, NotLazyError, UnsupportedError
+from crfs.errors import CrfsError, DigestMismatch, FormatError, NotLazyError, UnsupportedError
 from crfs.formats.digest import check_hash, parse_digest, sha256_digest
 from crfs.formats.manifest import Descriptor, ImageIndex, Manifest, parse_config, parse_manifest
 from crfs.formats.mediatypes import (
@@ -125,6 +127,7 @@ class Converter:
         self._lock = threading.Lock()
         self._known: dict[str, Future[_Done]] = {}
         self._index_digest = ""
+        self._stopped = False
         self._tocs: dict[str, bytes] = {}
 
     def convert_image(self, source: ImageSource, platform: Platform | None) -> Report:
@@ -265,15 +268,26 @@ class Converter:
     # layers
 
     def _side_by_side(self, jobs: Sequence[Callable[[], _Done]]) -> list[_Done]:
-        """The results in order; the first failure ends those that have not begun, and is raised."""
+        """The results in order; the first failure ends all others, and is raised."""
         with ThreadPoolExecutor(max(1, self._services.layers_at_once), "crfs-layer") as pool:
             futures = [pool.submit(job) for job in jobs]
             try:
                 return [future.result() for future in futures]
             except BaseException:
+                self._stopped = True
                 for future in futures:
                     future.cancel()
                 raise
+
+    def _advances(self, label: str) -> Callable[[int], None]:
+        """What hears of each piece of a layer's source; CrfsError where nobody wants more of it."""
+
+        def advance(size: int) -> None:
+            if self._stopped:
+                raise CrfsError(f"{label}: given up")
+            self._services.progress.advance(label, size)
+
+        return advance
 
     def _layer(self, source: ImageSource, layer: Descriptor, diff_id: str) -> _Done:
         """A layer that may be needed several times: by other images of the index, or by this one."""
@@ -333,24 +347,20 @@ class Converter:
         return self._done(layer.digest, layer.size, how, descriptor, diff_id, None, started)
 
     def _send(self, source: ImageSource, layer: Descriptor) -> None:
-        hasher = parse_digest(layer.digest).hasher()
+        hasher, advance = parse_digest(layer.digest).hasher(), self._advances(layer.digest)
         with _Sinking(self._target.open_sink()) as sink:
             for piece in iter_blob(self._submit, source.open_blob(layer)):
                 hasher.update(piece)
                 sink.write(piece)
-                self._services.progress.advance(layer.digest, len(piece))
+                advance(len(piece))
             check_hash(hasher, layer.digest, f"{source.name}: the layer")
             sink.finish(layer.digest)
 
     def _convert(self, source: Input, diff_id: str | None = None) -> _Done:
         """One layer, written anew; `diff_id` is what its tar must still have."""
         label = source.name.rpartition(": ")[2]
-        progress = self._services.progress
-        progress.begin(label, source.size)
-        started = time.monotonic()
-
-        def seen(size: int) -> None:
-            progress.advance(label, size)
+        self._services.progress.begin(label, source.size)
+        started, seen = time.monotonic(), self._advances(label)
 
         def write(lazy: bool) -> ConvertedLayer:
             with _Sinking(self._target.open_sink()) as sink:
@@ -380,31 +390,29 @@ class Converter:
             with source.open_pieces(seen) as pieces:
                 return write_plain(pieces, sink, *plan.plain, pool)
         if plan.wanted is not None:
-            ordered = iter_wanted_first(lambda: source.open_entries(seen), plan.wanted)
-            return write_layer(ordered, sink, plan.options, pool)
+            with closing(iter_wanted_first(lambda: source.open_entries(seen), plan.wanted)) as ordered:
+                return write_layer(ordered, sink, plan.options, pool)
         with source.open_entries(seen) as entries:
             return write_layer(entries, sink, plan.options, pool, lambda: entries.tail)
 
     def _flatten(self, inputs: Sequence[Input]) -> _Done:
         label, started = "flattened", time.monotonic()
         size = 2 * sum(one.size or 0 for one in inputs)
-        progress, plan, pool = self._services.progress, self._plan, self._services.pool
-        progress.begin(label, size)
+        plan, pool, seen = self._plan, self._services.pool, self._advances(label)
+        self._services.progress.begin(label, size)
+        layers = [partial(one.open_entries, seen) for one in inputs]
 
-        def opener(one: Input) -> Any:
-            return lambda: one.open_entries(lambda size: progress.advance(label, size))
-
-        layers = [opener(one) for one in inputs]
+        def flat() -> closing[Generator[TarEntry, None, None]]:
+            return closing(iter_flat(layers))
 
         def write(lazy: bool) -> ConvertedLayer:
-            with _Sinking(self._target.open_sink()) as sink:
-                if lazy and plan.wanted is not None:
-                    ordered = iter_wanted_first(lambda: _Flat(layers), plan.wanted)
-                    converted = write_layer(ordered, sink, plan.options, pool)
-                elif lazy:
-                    converted = write_layer(iter_flat(layers), sink, plan.options, pool)
+            wanted = plan.wanted if lazy else None
+            opened = closing(iter_wanted_first(flat, wanted)) if wanted else flat()
+            with _Sinking(self._target.open_sink()) as sink, opened as entries:
+                if lazy:
+                    converted = write_layer(entries, sink, plan.options, pool)
                 else:
-                    converted = write_plain(tar_pieces(iter_flat(layers)), sink, *plan.plain, pool)
+                    converted = write_plain(tar_pieces(entries), sink, *plan.plain, pool)
                 sink.finish(converted.digest)
                 return converted
 
@@ -434,19 +442,6 @@ class Converter:
         result = LayerResult(label, size, how, descriptor, diff_id, tar_size, seconds)
         self._services.progress.end(result)
         return _Done(result)
-
-
-class _Flat:
-    """Many layers as one, opened as often as is asked for."""
-
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self._layers = layers
-
-    def __enter__(self) -> Iterable[Any]:
-        return iter_flat(self._layers)
-
-    def __exit__(self, *_: object) -> None:
-        """Each layer is closed when it has been read."""
 
 
 class _Sinking:

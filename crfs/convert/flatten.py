@@ -6,7 +6,7 @@ it that is not becomes the file. To know those, a layer is read twice.
 """
 
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 
@@ -51,7 +51,7 @@ def _parents(name: str) -> list[str]:
     return ["", *("/".join(parts[:depth]) for depth in range(1, len(parts)))] if name else []
 
 
-def iter_flat(layers: Sequence[Opener]) -> Iterator[TarEntry]:
+def iter_flat(layers: Sequence[Opener]) -> Generator[TarEntry, None, None]:
     """The entries of `layers`, bottom first, as one; each is opened twice."""
     hidden = _Hidden()
     links: list[TarEntry] = []

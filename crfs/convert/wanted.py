@@ -5,7 +5,7 @@ for the rest. Where a wanted name turns out to need another one (the target of a
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ import msgspec
 
 from crfs.convert.entries import TarEntry, clean_name
 from crfs.convert.order import drop_reserved, landmark, take
-from crfs.errors import FormatError, UsageError
+from crfs.errors import CrfsError, FormatError, UsageError
 from crfs.formats.toc import PREFETCH_LANDMARK
 
 _IN_MEMORY = 16 << 20
@@ -30,8 +30,8 @@ class Wanted(msgspec.Struct, frozen=True):
     globs: tuple[str, ...] = ()
 
     def matches(self, name: str) -> bool:
-        """Whether a cleaned name is wanted."""
-        return name in self.names or any(fnmatchcase(name, glob) for glob in self.globs)
+        """Whether a cleaned name is one of the globs'."""
+        return any(fnmatchcase(name, glob) for glob in self.globs)
 
     def order(self, names: Mapping[str, object]) -> list[str]:
         """Those of `names` that are wanted, in their order."""
@@ -75,7 +75,7 @@ class _Look(msgspec.Struct, frozen=True):
     kept: dict[str, TarEntry]
 
 
-def iter_wanted_first(open_entries: Opener, wanted: Wanted) -> Iterator[TarEntry]:
+def iter_wanted_first(open_entries: Opener, wanted: Wanted) -> Generator[TarEntry, None, None]:
     """What is wanted, each after what it needs, then the landmark, then the rest, of a layer's entries.
 
     Of several entries of one name, only the last is kept. `open_entries` is called two or three times.
@@ -98,17 +98,18 @@ def iter_wanted_first(open_entries: Opener, wanted: Wanted) -> Iterator[TarEntry
 
 def _look(open_entries: Opener, wanted: Wanted, spool: IO[bytes]) -> _Look:
     """Read a layer until all that is wanted, and what that needs, is at hand."""
-    extra: set[str] = set()
+    extra = set(wanted.names)
     while True:
         look = _Look({}, {}, {})
         with open_entries() as entries:
             for entry in drop_reserved(entries):
-                _note(look, entry, spool, wanted.matches(entry.name) or entry.name in extra)
+                _note(look, entry, spool, entry.name in extra or wanted.matches(entry.name))
         rest = dict(look.headers)
         order = wanted.order(look.headers)
-        extra = {entry.name for name in order for entry in take(name, rest)}
-        if extra <= look.kept.keys():
+        needed = {entry.name for name in order for entry in take(name, rest)}
+        if needed <= look.kept.keys():
             return look
+        extra |= needed
 
 
 def _note(look: _Look, entry: TarEntry, spool: IO[bytes], whole: bool) -> None:
@@ -132,9 +133,17 @@ def _spooled(entry: TarEntry, spool: IO[bytes]) -> TarEntry:
             piece = payload.read(min(left, _PIECE))
             if not piece:
                 raise FormatError(f"{entry.name!r} ends {left} bytes before its size")
-            spool.write(piece)
+            _keep(piece, spool)
             left -= len(piece)
     return TarEntry(entry.info, lambda: cast(IO[bytes], _Slice(spool, start)), entry.raw)
+
+
+def _keep(piece: bytes, spool: IO[bytes]) -> None:
+    try:
+        spool.write(piece)
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise CrfsError(f"{where}: no place for the files that come first: {error.strerror}") from error
 
 
 class _Slice:

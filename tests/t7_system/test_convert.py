@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import random
 import re
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from crfs.cli.main import main
 from crfs.registry.server import Registry
 from tests.support.faults import CutBody, FaultProxy, Status
 from tests.support.layers import Dir, File, Hardlink, Symlink, make_tar, opaque, whiteout
+from tests.support.mounting import COMMAND
 from tests.support.rawregistry import Client, digest_of
 
 LAYERS = [
@@ -362,6 +365,25 @@ def test_should_fail_without_space(place: Place) -> None:
     (place.dir / "l/blobs/sha256").symlink_to("/proc/self")
     told = place.refuse(seed, f"oci:{place.dir}/l:v1")
     assert str(place.dir) in told
+
+
+@pytest.mark.parametrize("options", [[], ["--flatten"], ["--flatten", "--prioritize", "b"]])
+@pytest.mark.parametrize("name", ["estargz", "zstd:chunked --dialect stargz", "tar"])
+def test_should_fail_where_no_more_can_be_written(place: Place, options: list[str], name: str) -> None:
+    """In the middle of large layers, with all threads at work: one line, no file, and an end."""
+    if name == "tar" and len(options) > 1:
+        pytest.skip("without a landmark")
+    noise = random.Random(1).randbytes(1 << 20)
+    seed = place.layout("seed", [make_tar([File(f, noise * 20), Dir("d")]) for f in "ab"])
+    words = [*COMMAND, "convert", "--compression-level", "0" if name == "tar" else "1", *options]
+    words += ["--format", *name.split(), seed, f"oci:{place.dir}/made:v1"]
+    # blocks of 512 bytes
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 6000; exec "$@"', "sh", *words], timeout=60, capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert re.fullmatch(rb"crfs: [^\n]*File too large\n", done.stderr)
+    assert not [path for path in (place.dir / "made").rglob("*") if path.is_file()]
 
 
 def test_should_fail_without_permission_to_push(
