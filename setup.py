@@ -21,6 +21,7 @@ KERNELS: dict[str, list[str]] = {
     "index": [],
     "pagecache": [],
     "turns": [],
+    "answers": [],
     "contents": ["crypto"],
     "erofs": [],
 }

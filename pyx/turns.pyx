@@ -17,6 +17,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.dlfcn cimport RTLD_NOW, dlopen, dlsym
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from crfs._native.answers cimport answer
+
 
 cdef extern from "<semaphore.h>" nogil:
     ctypedef struct sem_t:
@@ -150,11 +152,26 @@ cdef void look(int fd, int64_t begun) noexcept nogil:
         sched_yield()
 
 
+cdef int receive_one(void *session, fuse_buf *buf, void **channel) noexcept nogil:
+    """The next request; like libfuse's function."""
+    global waited_ns
+    cdef int64_t begun = now_ns()
+    if waited_ns < SOON_NS:
+        look(descriptor(channel[0]), begun)
+    # the signal that was to interrupt may have come while it looked
+    cdef int received = receive(session, buf, channel) if not exited(session) else -EINTR
+    waited_ns = now_ns() - begun
+    return received
+
+
 cdef public int fuse_session_receive_buf(void *session, void *buf, void **channel) noexcept nogil:
-    """Called by each worker for each request. Signals, and the end of the connection, interrupt all of them."""
-    global turn_is_mine, waited_ns, is_called
-    cdef int64_t begun
-    cdef int received
+    """Called by each worker for each request. Signals, and the end of the connection, interrupt all of them.
+
+    What can be answered at once is, and the next request received.
+    """
+    global turn_is_mine, is_called
+    cdef fuse_buf *filled = <fuse_buf *>buf
+    cdef size_t size = filled.size
     if not turn_is_mine:
         if sem_wait(&turn) != 0:
             return -errno
@@ -162,15 +179,15 @@ cdef public int fuse_session_receive_buf(void *session, void *buf, void **channe
     if receive == NULL and not find_libfuse():
         give_up()
         return -EIO
-    begun = now_ns()
-    if waited_ns < SOON_NS:
-        look(descriptor(channel[0]), begun)
-    # the signal that was to interrupt may have come while it looked
-    received = receive(session, buf, channel) if not exited(session) else -EINTR
-    waited_ns = now_ns() - begun
+    cdef int received = receive_one(session, filled, channel)
+    while received > 0 and not filled.flags & FUSE_BUF_IS_FD and answer(
+        descriptor(channel[0]), <const char *>filled.mem, <size_t>received
+    ):
+        filled.size = size
+        received = receive_one(session, filled, channel)
     if received <= 0:
         give_up()
         return received
     is_called = True
-    understand(<fuse_buf *>buf)
+    understand(filled)
     return received

@@ -8,7 +8,7 @@ from crfs.cli.lowers import OpenLowers, directories
 from crfs.cli.services import Settings
 from crfs.errors import MountError
 from crfs.fuse.session import block_signals, interruptible
-from crfs.fuse.view import View
+from crfs.fuse.view import SAME, View
 from crfs.integrations.idmap import load_overflow_ids
 from crfs.integrations.overlayrequest import OverlayRequest, RedirectDir, Xino, id_maps, libfuse_options
 from crfs.mount.fuse import MountRequest
@@ -76,5 +76,9 @@ def _number_bits(request: OverlayRequest) -> int | None:
 def _view(request: OverlayRequest) -> View:
     uids, gids = id_maps(request, load_overflow_ids())
     return View(
-        uids, gids, request.static_nlink, xattrs=not request.noxattrs, timeout_seconds=request.timeout
+        SAME if uids.is_identity else uids,
+        SAME if gids.is_identity else gids,
+        request.static_nlink,
+        xattrs=not request.noxattrs,
+        timeout_seconds=request.timeout,
     )

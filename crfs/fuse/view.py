@@ -35,5 +35,10 @@ class View(Struct, frozen=True):
     xattrs: bool = True
     timeout_seconds: float = FOREVER_SECONDS
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether everything is shown as it is on disk."""
+        return self.uids is SAME and self.gids is SAME and self.xattrs and not self.static_nlink
+
 
 PLAIN_VIEW = View()

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import llfuse
 
+from crfs._native import answers
 from crfs._native.turns import hand_over
 from crfs.fuse.handler import handler
 from crfs.fuse.reply import no_entry
@@ -53,6 +54,8 @@ class Writable(llfuse.Operations):
         # handle -> node, and the thread that opened it
         self._files: dict[int, tuple[Node, int]] = {}
         self._dirs: dict[int, tuple[int, list[tuple[bytes, int, int]]]] = {}
+        if overlay.is_plain and view.is_plain:
+            answers.allow(view.timeout_seconds, self._directory_seconds)
 
     def _entry(self, node: Node, shown: Attributes) -> llfuse.EntryAttributes:
         view = self._view

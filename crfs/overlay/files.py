@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from crfs._native import answers
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp
 from crfs.overlay.lookup import Lookup
@@ -65,6 +66,7 @@ class Files:
         with self._lock:
             self._open_locked(node, wants_write)
             node.opens += 1
+            know_file(node)
 
     def _open_locked(self, node: Node, wants_write: bool) -> None:
         if not node.upper or self._upper is None or node.data is not None:
@@ -273,6 +275,7 @@ class Files:
         """Where to change extended attributes, whose names are then no longer known."""
         assert self._upper is not None
         node.xattr_names = None
+        answers.forget(node.ino)
         return self._upper.reach(node)
 
     @staticmethod
@@ -297,9 +300,16 @@ def let_go(node: Node) -> None:
         node.held_fd = -1
 
 
+def know_file(node: Node) -> None:
+    """A file that is open, and all in the upper directory, may be written to without us."""
+    if node.writable_fd and node.data is None:
+        answers.know_file(node.ino, node.upper_fd, node.xattr_names == frozenset())
+
+
 def close_files(node: Node) -> None:
     """Close what a regular file's handles read from and wrote to."""
     if node.is_file and node.upper_fd >= 0:
+        answers.forget(node.ino)
         os.close(node.upper_fd)
         node.upper_fd, node.writable_fd = -1, False
     if node.lower_file is not None:

@@ -17,7 +17,7 @@ from crfs.errors import MountError
 from crfs.formats.overridestat import XattrPermissions
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
-from crfs.overlay.files import Files, let_go
+from crfs.overlay.files import Files, know_file, let_go
 from crfs.overlay.lookup import Lookup
 from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
 from crfs.overlay.namespace import Namespace
@@ -81,6 +81,11 @@ class Overlay:
     def is_writable(self) -> bool:
         """Whether there is an upper directory."""
         return self._upper is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is only in the upper directory is there as it is shown."""
+        return self._upper is not None and self._upper.ownership.is_plain
 
     def close(self) -> None:
         """Let go of the upper directory; what is staged in the work directory is removed."""
@@ -156,6 +161,7 @@ class Overlay:
             above = self.node(parent)
             node = self._namespace.create(above, name, mode, owner)
             node.opens += 1
+            know_file(node)
             return self._referenced(node)
 
     def mkdir(self, parent: int, name: bytes, mode: int, owner: Owner) -> tuple[Node, Attributes]:

@@ -43,6 +43,11 @@ class InInodes:
     def __init__(self, *, squashed: bool = False) -> None:
         self._squashed = squashed
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether files have on disk what they show."""
+        return self.types_on_disk and not self._squashed
+
     def backing_mode(self, mode: int) -> int:
         """The permissions to create with what is to have `mode`."""
         return stat.S_IMODE(mode)

@@ -13,6 +13,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from crfs._native import answers
 from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
     NUMBER,
@@ -69,10 +70,11 @@ class Upper:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
         node.upper_fd = os.open(node.name, flags, dir_fd=self.dir_fd(node.parent))
         self._kept[node.ino] = node
+        if not node.lowers:
+            answers.know_directory(node.ino, node.upper_fd)
         while len(self._kept) > _KEPT:
             _, old = self._kept.popitem(last=False)
-            os.close(old.upper_fd)
-            old.upper_fd = -1
+            _close(old)
         return node.upper_fd
 
     def open_directory(self, node: Node) -> int:
@@ -104,14 +106,12 @@ class Upper:
     def let_go(self, node: Node) -> None:
         """Close a directory's descriptor: the directory is gone, or nobody knows it any more."""
         if self._kept.pop(node.ino, None) is not None or (node.is_orphan and node.upper_fd >= 0):
-            os.close(node.upper_fd)
-            node.upper_fd = -1
+            _close(node)
 
     def let_all_go(self) -> None:
         """Close all descriptors of directories."""
         for node in self._kept.values():
-            os.close(node.upper_fd)
-            node.upper_fd = -1
+            _close(node)
         self._kept.clear()
 
     def linked_in_work(self) -> list[bytes]:
@@ -346,6 +346,12 @@ class Upper:
     def file_marks(self, fd: int, name: bytes) -> FileMarks:
         """What a file in an open directory says of itself."""
         return read_file_marks(b"/proc/self/fd/%d/%s" % (fd, name))
+
+
+def _close(directory: Node) -> None:
+    answers.forget(directory.ino)
+    os.close(directory.upper_fd)
+    directory.upper_fd = -1
 
 
 def _entry(fd: int, entry: "os.DirEntry[str]", is_typed: bool) -> tuple[bytes, int, int, bool]:

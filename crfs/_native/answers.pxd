@@ -1,0 +1,1 @@
+cdef bint answer(int device, const char *request, size_t size) noexcept nogil
