@@ -42,7 +42,7 @@ PACKAGES = {
     "convert": {"msgspec", "zstandard"},
     "overlay": {"msgspec"},
     "fuse": {"llfuse", "msgspec"},
-    "mount": {"msgspec", "setproctitle"},
+    "mount": {"msgspec", "prometheus_client", "setproctitle"},
     "integrations": {"msgspec"},
     "cli": {"msgspec", "rich", "platformdirs"},
 }
@@ -71,6 +71,7 @@ LATE = {
     ("crfs.cli.overlayfs", "crfs.cli.overlay"): "the engine is of no use to --version and wrong uses",
     ("crfs.cli.background", "crfs.mount.warm"): "only the first mount leaves a warm process",
     ("crfs.cli.*", "crfs.cli.compose_*"): "--help and wrong uses answer before aiohttp is loaded",
+    ("crfs.cli.options", "crfs.mount.metrics"): "only for who asks for them",
     ("crfs.cli.*", "rich.*"): "only where a table or a progress bar is printed",
     ("crfs.blobs.tls", "ssl"): "aiohttp has it loaded, and what reads settings does not need it",
     ("crfs.blobs.http", "urllib"): "aiohttp has it loaded",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from crfs.cli.compose import OpenedImage, open_image
+from crfs.cli.compose import OpenedImage, open_image, report_of
 from crfs.cli.services import Services, Settings, open_services
 from crfs.errors import MountError
 from crfs.formats.reference import (
@@ -18,6 +18,7 @@ from crfs.formats.reference import (
     Source,
     parse_source,
 )
+from crfs.image.report import Report
 from crfs.integrations.crfsplugin import PREFIX, CrfsLower, parse_crfs_lower
 from crfs.integrations.overlayrequest import DirectoryLower
 from crfs.overlay.lower import ImageLower, Lower, open_directory
@@ -85,6 +86,10 @@ class OpenLowers:
         self.images.append(image)
         self.sources.append(str(_pinned(lower.source, image.digest)))
         return ImageLower(image.tree, image.reader)
+
+    def report(self) -> Report:
+        """What the images have been through so far; any thread."""
+        return Report() if self.services is None else report_of(self.services, self.images)
 
     def stop(self) -> None:
         """Whoever waits for an image's bytes is told that there will be none."""

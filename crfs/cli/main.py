@@ -20,6 +20,7 @@ _COLLECT_AFTER = 50_000
 COMMANDS = {
     "mount": "mount an image, read-only",
     "umount": "take a mount down",
+    "status": "show what is mounted, and what has been fetched for it",
     "convert": "convert an image, for example to a format that is read lazily",
     "commit": "put what was changed in a writable mount on top of its image, as a layer",
     "inspect": "show how each layer of an image can be read",

@@ -12,9 +12,11 @@ from crfs.cli.mountoptions import apply_mount_options
 from crfs.cli.options import (
     add_background_options,
     add_log_options,
+    add_metrics_option,
     add_source_options,
     add_trace_options,
     configure_log,
+    metrics_of,
     open_log,
 )
 from crfs.formats.reference import parse_source
@@ -71,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="start from nothing, and leave no process behind that makes the next mounts quicker",
     )
+    add_metrics_option(parser)
     add_log_options(parser)
     parser.add_argument(
         "--log-file",
@@ -135,7 +138,7 @@ def _serve_image(
     choice: Choice,
     ready: Callable[[], None],
 ) -> None:
-    from crfs.cli.compose import open_image
+    from crfs.cli.compose import open_image, report_of
     from crfs.cli.services import open_services, settings_of
 
     settings = settings_of(args)
@@ -144,12 +147,15 @@ def _serve_image(
         with interruptible():
             image = open_image(services, settings, parse_source(args.source))
         settle()
-        request = MountRequest(where, image.name, options, choice=choice)
-        if choice.engine is EngineName.EROFS:
-            from crfs.cli.erofs import serve_by_erofs
+        request = MountRequest(
+            where, image.name, options, choice=choice, report=lambda: report_of(services, [image])
+        )
+        with metrics_of(args, request):
+            if choice.engine is EngineName.EROFS:
+                from crfs.cli.erofs import serve_by_erofs
 
-            serve_by_erofs(services, image, request, None, ready, image.reader.stop)
-        else:
-            serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
+                serve_by_erofs(services, image, request, None, ready, image.reader.stop)
+            else:
+                serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
     finally:
         services.close()

@@ -49,7 +49,7 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 setattr(args, name.removesuffix("dir"), Path(value))
             case "lower" | "lowerdir":
                 args.lower = [*args.lower, *(unescape(each) for each in split_list(value))]
-            case "authfile" | "platform" | "log_level" | "pull":
+            case "authfile" | "platform" | "log_level" | "pull" | "metrics":
                 setattr(args, name, value)
             case "engine":
                 args.engine = parse_engine(value)

@@ -1,13 +1,20 @@
 """Options that several subcommands share: where images come from, where bytes are kept, what is logged."""
 
 import argparse
+import contextlib
 import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from crfs.errors import UsageError
 from crfs.mount.engines.choice import NAMES
+
+if TYPE_CHECKING:
+    from crfs.mount.fuse import MountRequest
 
 
 def add_source_options(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +71,30 @@ def add_limit_options(parser: argparse.ArgumentParser) -> None:
         type=parse_size,
         help="what is left free on its file system (default: a twentieth of it, at most 1GiB)",
     )
+
+
+def add_metrics_option(parser: argparse.ArgumentParser) -> None:
+    """Where a mount can be watched."""
+    parser.add_argument(
+        "--metrics",
+        metavar="ADDRESS",
+        help="answer with Prometheus metrics at unix:PATH or [HOST]:PORT for as long as it is mounted",
+    )
+
+
+@contextlib.contextmanager
+def metrics_of(args: argparse.Namespace, request: "MountRequest") -> Iterator[None]:
+    """Have them answered, if that is asked for; UsageError, MountError."""
+    if args.metrics is None:
+        yield
+        return
+    if request.report is None:
+        raise UsageError("--metrics: no image is mounted that could be told of")
+    # late: few ask for it, and it takes a while to load
+    from crfs.mount.metrics import serving_metrics
+
+    with serving_metrics(args.metrics, request, request.report):
+        yield
 
 
 def add_trace_options(parser: argparse.ArgumentParser) -> None:

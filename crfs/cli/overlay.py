@@ -39,6 +39,7 @@ def serve_overlay(request: OverlayRequest, ready: Callable[[], None]) -> None:
             threaded=request.threaded,
             lowers=tuple(opened.sources),
             upper=None if spec is None else os.fsdecode(spec.upperdir),
+            report=opened.report if opened.images else None,
         )
         serve(open_overlay(lowers, spec, _number_bits(request)), mount, ready, opened.stop, _view(request))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from crfs.cli.lowers import Named, OpenLowers, directories, parse_lower, shown_name
+from crfs.cli.options import metrics_of
 from crfs.cli.overlay import open_overlay
 from crfs.cli.services import settings_of
 from crfs.errors import UsageError
@@ -69,18 +70,20 @@ def serve_stack(
             lowers=tuple(opened.sources),
             upper=None if stack.spec is None else os.fsdecode(stack.spec.upperdir),
             choice=choice,
+            report=opened.report if opened.images else None,
         )
         if stack.spec is not None and choice.engine is not EngineName.FUSE:
             # what a crash has left half-done is nothing that the kernel's would do
             open_overlay(trees, stack.spec).close()
-        if choice.engine is EngineName.EROFS and opened.services is not None:
-            from crfs.cli.erofs import serve_by_erofs
+        with metrics_of(args, request):
+            if choice.engine is EngineName.EROFS and opened.services is not None:
+                from crfs.cli.erofs import serve_by_erofs
 
-            serve_by_erofs(opened.services, opened.images[0], request, stack.spec, ready, opened.stop)
-        elif choice.engine is EngineName.OVERLAY and stack.spec is not None:
-            _serve_below(trees, request, stack.spec, ready, opened.stop)
-        else:
-            serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)
+                serve_by_erofs(opened.services, opened.images[0], request, stack.spec, ready, opened.stop)
+            elif choice.engine is EngineName.OVERLAY and stack.spec is not None:
+                _serve_below(trees, request, stack.spec, ready, opened.stop)
+            else:
+                serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)
 
 
 def _serve_below(

@@ -95,6 +95,15 @@ def report_images(images: Sequence[Watched], stats: "Stats | None") -> Report:
     )
 
 
+def state_files(report: Report) -> dict[bytes, bytes]:
+    """What is told as files: JSON by name; all of it, and each layer's by its digest."""
+    files = {b"state.json": msgspec.json.encode(report)}
+    for layer in report.layers:
+        if "/" not in layer.digest:
+            files[f"{layer.digest}.json".encode()] = msgspec.json.encode(layer)
+    return {name: msgspec.json.format(body, indent=2) + b"\n" for name, body in files.items()}
+
+
 def _layer(layer: Layer, blobs: dict[str, int], cached: int, waited: int) -> LayerReport:
     fetched = blobs.get(layer.name, 0)
     return LayerReport(layer.name, layer.format.value, layer.lazy, layer.size, fetched, cached, waited)

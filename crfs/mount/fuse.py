@@ -13,16 +13,19 @@ from crfs._native.index import Tree
 from crfs.errors import MountError
 from crfs.fuse.readonly import Reader, ReadOnly
 from crfs.fuse.session import NETWORK_WORKERS, Operations, open_session, serve
+from crfs.fuse.statedirectory import StateDirectory
+from crfs.image.report import Report, state_files
 from crfs.mount.engines.choice import FUSE, Choice
 from crfs.mount.mountpoint import find_mount
 from crfs.mount.state import stated
+from crfs.mount.telling import telling
 
 
 class MountRequest(Struct, frozen=True):
     """Where to mount and how: `options` go to libfuse as they are, `source` is what mount(8) shows.
 
     Unless `threaded`, requests are answered one after the other. For MountState: an overlay's `lowers` and `upper`,
-    and the `choice` of an engine.
+    and the `choice` of an engine. `report` says what the images of the mount have been through; any thread calls it.
     """
 
     mountpoint: Path
@@ -33,6 +36,7 @@ class MountRequest(Struct, frozen=True):
     lowers: tuple[str, ...] = ()
     upper: str | None = None
     choice: Choice = FUSE
+    report: Callable[[], Report] | None = None
 
 
 def session_options(request: MountRequest) -> list[str]:
@@ -74,6 +78,9 @@ def serve_operations(
     `ready` is called when it answers, `stop` at the end, to wake who waits. MountError if it can't be made.
     """
     prepare()
+    report = request.report
+    if report is not None:
+        operations = StateDirectory(operations, lambda: state_files(report()))
     open_session(operations, request.mountpoint, session_options(request))
     with contextlib.ExitStack() as known:
 
@@ -92,15 +99,19 @@ def announced(request: MountRequest) -> Iterator[None]:
         yield
         return
     choice = request.choice
-    with stated(
-        mounted.device,
-        request.mountpoint,
-        request.source,
-        request.lowers,
-        request.upper,
-        choice.engine,
-        choice.passed_over,
-    ):
+    with contextlib.ExitStack() as known:
+        if request.report is not None:
+            known.enter_context(telling(mounted.device, request.report))
+        state = stated(
+            mounted.device,
+            request.mountpoint,
+            request.source,
+            request.lowers,
+            request.upper,
+            choice.engine,
+            choice.passed_over,
+        )
+        known.enter_context(state)
         yield
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -36,14 +37,20 @@ class Mounted(Struct, frozen=True):
 def find_mount(path: Path) -> Mounted | None:
     """The topmost mount at exactly `path`, which must be absolute and free of symlinks."""
     wanted, found = os.fsencode(path), None
+    for at, mounted in iter_mounts():
+        if at == wanted:
+            found = mounted
+    return found
+
+
+def iter_mounts() -> Iterator[tuple[bytes, Mounted]]:
+    """All that is mounted where this process looks, in mountinfo's order, and where."""
     # bytes: str.splitlines() would also end a line at characters that a path may have in it
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
         fields, _, tail = line.partition(b" - ")
         parts, (fstype, source, options) = fields.split(b" "), tail.split(b" ", 2)
-        if _unescape(parts[4]) == wanted:
-            shown = (os.fsdecode(_unescape(field)) for field in (source, options))
-            found = Mounted(parts[2].decode(), fstype.decode(), *shown)
-    return found
+        shown = (os.fsdecode(_unescape(field)) for field in (source, options))
+        yield _unescape(parts[4]), Mounted(parts[2].decode(), fstype.decode(), *shown)
 
 
 def _unescape(text: bytes) -> bytes:
@@ -76,6 +83,9 @@ def claim(path: Path, *, nonempty: bool) -> Path:
 def resolve(path: Path) -> Path:
     """`path`, absolute and without symlinks, also where the mount on it is dead."""
     absolute = os.path.abspath(path)
+    if find_mount(Path(absolute)) is not None:
+        # without a look at it, which a server that hangs would not answer
+        return Path(absolute)
     parent, name = os.path.split(absolute)
     try:
         # the last component may be a dead mount, on which even lstat fails

@@ -113,6 +113,8 @@ def drop_dead_state(device: str) -> None:
     """Forget a mount whose process is gone without having done so."""
     if find_state(device) is None:
         _unlink(device)
+        for path in runtime_directory().glob(f"{_path(device).stem}.*.sock"):
+            path.unlink(missing_ok=True)
 
 
 def _unlink(device: str) -> None:
