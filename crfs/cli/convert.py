@@ -71,7 +71,7 @@ def add_format_options(parser: argparse.ArgumentParser) -> None:
         "--min-chunk-size",
         type=parse_size,
         metavar="BYTES",
-        help="put small files together until there is so much: stargz-snapshotter reads that from 0.14 on "
+        help="put small files together until there is so much: stargz-snapshotter reads that from 0.13 on "
         "(default 64K for estargz, 0 for formats whose readers can't)",
     )
     parser.add_argument("--external-toc", action="store_true", help="put TOCs into an image of their own")

@@ -1,14 +1,16 @@
 """In which order a layer's entries are written: what is wanted first, then a landmark, then the rest."""
 
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
+from typing import TypeVar
 
 from crfs.convert.entries import TarEntry, clean_name
 from crfs.errors import NotLazyError
 from crfs.formats.toc import LANDMARKS, NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, RESERVED_NAMES, TOC_NAME
 
 _CONTENT = b"\x0f"
+T = TypeVar("T")
 
 
 def drop_reserved(entries: Iterable[TarEntry]) -> Iterator[TarEntry]:
@@ -52,24 +54,29 @@ def with_landmark(entries: Iterable[TarEntry], prioritized: Sequence[str]) -> It
         rest.pop(entry.name, None)
         rest[entry.name] = entry
     for name in prioritized:
-        yield from take(clean_name(name), rest)
+        yield from take(clean_name(name), rest, link_target)
     yield landmark(PREFETCH_LANDMARK)
     yield from rest.values()
 
 
-def take(name: str, rest: dict[str, TarEntry]) -> Iterator[TarEntry]:
-    """`name` out of `rest`, after all that it needs."""
+def link_target(entry: TarEntry) -> str | None:
+    """What a hard link is one to; None for all else."""
+    return clean_name(entry.info.linkname) if entry.info.islnk() else None
+
+
+def take(name: str, rest: dict[str, T], target: Callable[[T], str | None]) -> Iterator[T]:
+    """`name` out of `rest`, after all that it needs: its parents, and what it is a hard link to."""
     parts = name.split("/")
     needed = ["", *("/".join(parts[:depth]) for depth in range(1, len(parts)))]
     for parent in needed:
         if parent in rest and name in rest:
             yield rest.pop(parent)
-    entry = rest.pop(name, None)
-    if entry is None:
+    if name not in rest:
         return
-    if entry.info.islnk():
-        yield from take(clean_name(entry.info.linkname), rest)
-    yield entry
+    found = rest.pop(name)
+    if (other := target(found)) is not None:
+        yield from take(other, rest, target)
+    yield found
 
 
 def landmark(name: str) -> TarEntry:

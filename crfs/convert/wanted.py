@@ -5,7 +5,7 @@ for the rest. Where a wanted name turns out to need another one (the target of a
 """
 
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import IO, cast
 import msgspec
 
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.convert.order import drop_reserved, landmark, take
+from crfs.convert.order import drop_reserved, landmark, link_target, take
 from crfs.errors import CrfsError, FormatError, UsageError
 from crfs.formats.toc import PREFETCH_LANDMARK
 
@@ -67,10 +67,17 @@ def clean_globs(globs: Sequence[str]) -> tuple[str, ...]:
     return tuple(glob.lstrip("/") for glob in globs)
 
 
-class _Look(msgspec.Struct, frozen=True):
-    """A layer that was read once: the last header of each name, how many there were, and what is at hand whole."""
+class _Name(msgspec.Struct, frozen=True, gc=False):
+    """A name of the layer, and what it is a hard link to, if it is one."""
 
-    headers: dict[str, TarEntry]
+    name: str
+    target: str | None
+
+
+class _Look(msgspec.Struct, frozen=True):
+    """A layer that was read once: its names by their last entry, how many each had, and what is at hand whole."""
+
+    names: dict[str, _Name]
     counts: dict[str, int]
     kept: dict[str, TarEntry]
 
@@ -82,10 +89,9 @@ def iter_wanted_first(open_entries: Opener, wanted: Wanted) -> Generator[TarEntr
     """
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
         look = _look(open_entries, wanted, spool)
-        rest = dict(look.headers)
-        for name in wanted.order(look.headers):
-            for entry in take(name, rest):
-                yield look.kept[entry.name]
+        rest = dict(look.names)
+        for found in _in_order(wanted, look, rest):
+            yield look.kept[found]
         yield landmark(PREFETCH_LANDMARK)
         left = {name: look.counts[name] for name in rest}
         with open_entries() as entries:
@@ -96,6 +102,13 @@ def iter_wanted_first(open_entries: Opener, wanted: Wanted) -> Generator[TarEntr
                         yield entry
 
 
+def _in_order(wanted: Wanted, look: _Look, rest: dict[str, _Name]) -> Iterator[str]:
+    """The names that come first, taken out of `rest`."""
+    for name in wanted.order(look.names):
+        for found in take(name, rest, lambda one: one.target):
+            yield found.name
+
+
 def _look(open_entries: Opener, wanted: Wanted, spool: IO[bytes]) -> _Look:
     """Read a layer until all that is wanted, and what that needs, is at hand."""
     extra = set(wanted.names)
@@ -104,9 +117,7 @@ def _look(open_entries: Opener, wanted: Wanted, spool: IO[bytes]) -> _Look:
         with open_entries() as entries:
             for entry in drop_reserved(entries):
                 _note(look, entry, spool, entry.name in extra or wanted.matches(entry.name))
-        rest = dict(look.headers)
-        order = wanted.order(look.headers)
-        needed = {entry.name for name in order for entry in take(name, rest)}
+        needed = set(_in_order(wanted, look, dict(look.names)))
         if needed <= look.kept.keys():
             return look
         extra |= needed
@@ -115,19 +126,20 @@ def _look(open_entries: Opener, wanted: Wanted, spool: IO[bytes]) -> _Look:
 def _note(look: _Look, entry: TarEntry, spool: IO[bytes], whole: bool) -> None:
     name = entry.name
     look.counts[name] = look.counts.get(name, 0) + 1
-    look.headers.pop(name, None)
-    look.headers[name] = TarEntry(entry.info, raw=entry.raw)
+    look.names.pop(name, None)
+    look.names[name] = _Name(name, link_target(entry))
     look.kept.pop(name, None)
-    if whole:
+    if whole and entry.info.size and entry.info.isreg():
         look.kept[name] = _spooled(entry, spool)
-    elif not (entry.info.size and entry.info.isreg()):
-        look.kept[name] = look.headers[name]
+    elif whole or entry.info.isdir():
+        # a directory may be the parent of what is wanted
+        look.kept[name] = TarEntry(entry.info, raw=entry.raw)
 
 
 def _spooled(entry: TarEntry, spool: IO[bytes]) -> TarEntry:
     """The entry, its bytes at the end of the spool."""
     spool.seek(0, 2)
-    start, left = spool.tell(), entry.info.size if entry.info.isreg() else 0
+    start, left = spool.tell(), entry.info.size
     with entry.open_payload() as payload:
         while left:
             piece = payload.read(min(left, _PIECE))
