@@ -3,7 +3,8 @@
 llfuse's workers all wait in read(2), and the kernel wakes them in turn: each request then begins with a processor that
 sleeps, a thread whose caches are cold, and the GIL in other hands. Here one worker receives, and the others sleep until
 it says that its handler may wait (hand_over()). It looks for a request again and again for a moment before it goes to
-sleep, as long as requests come in quick succession: waking a sleeping processor costs more than many an answer.
+sleep, as long as requests come in quick succession: waking a sleeping processor costs more than many an answer. Where
+somebody else wants the processor, it sleeps at once: who has yielded waits for longer than who is woken.
 
 It also tells handlers what llfuse keeps from them: reads of what was never opened, because an open was answered with
 ENOSYS and the kernel asks no more, come with the inode for a handle; and who has sent the request.
@@ -82,6 +83,9 @@ ctypedef int (*Exited)(void *session) noexcept nogil
 # how long to look for a request; and how soon one has to come for another look to be worth it
 cdef int64_t LOOK_NS = 50_000
 cdef int64_t SOON_NS = 200_000
+# to yield takes no longer if nobody else wants the processor; and how long to believe that somebody does
+cdef int64_t ALONE_NS = 20_000
+cdef int64_t CROWDED_NS = 10_000_000
 
 cdef sem_t turn
 sem_init(&turn, 0, 1)
@@ -89,6 +93,7 @@ cdef Receive receive = NULL
 cdef Descriptor descriptor = NULL
 cdef Exited exited = NULL
 cdef int64_t waited_ns = SOON_NS
+cdef int64_t crowded_until_ns = 0
 cdef bint is_called = False
 
 
@@ -146,17 +151,24 @@ cdef bint find_libfuse() noexcept nogil:
 
 cdef void look(int fd, int64_t begun) noexcept nogil:
     """Until there is a request, or for a moment."""
+    global crowded_until_ns
+    cdef int64_t before, now = begun
     cdef pollfd asked
     asked.fd, asked.events = fd, <short>POLLIN
-    while poll(&asked, 1, 0) == 0 and now_ns() - begun < LOOK_NS:
+    while poll(&asked, 1, 0) == 0 and now - begun < LOOK_NS:
+        before = now_ns()
         sched_yield()
+        now = now_ns()
+        if now - before > ALONE_NS:
+            crowded_until_ns = now + CROWDED_NS
+            return
 
 
 cdef int receive_one(void *session, fuse_buf *buf, void **channel) noexcept nogil:
     """The next request; like libfuse's function."""
     global waited_ns
     cdef int64_t begun = now_ns()
-    if waited_ns < SOON_NS:
+    if waited_ns < SOON_NS and begun > crowded_until_ns:
         look(descriptor(channel[0]), begun)
     # the signal that was to interrupt may have come while it looked
     cdef int received = receive(session, buf, channel) if not exited(session) else -EINTR
