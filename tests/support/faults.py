@@ -434,10 +434,10 @@ class FaultProxy:
         response = web.StreamResponse(status=answer.status, headers=CIMultiDict(kept))
         head = request.method == "HEAD" or answer.status in (204, 304)
         response.content_length = int(length) if head and length else len(answer.body)
-        await response.prepare(request)
-        if not head:
-            # a client that has what it wants may leave
-            with contextlib.suppress(ConnectionResetError):
+        # a client that has what it wants, or ends, may leave
+        with contextlib.suppress(ConnectionResetError):
+            await response.prepare(request)
+            if not head:
                 await self._send_body(request, response, answer)
         return response
 
