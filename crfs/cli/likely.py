@@ -96,7 +96,10 @@ class Likely:
             touches = self._found.result() if self._found is not None else self._find(digest)
             ahead.start(find_chunks(kept.tree, touches), lambda: self._services.network.ranges.let_go())
 
-        if self._found is not None:
+        if self._found is not None and self._found.done():
+            # at once: what readers miss from now on is to find that it is on its way
+            _logged(start_trace)
+        elif self._found is not None:
             self._found.add_done_callback(lambda _: _logged(lambda: pool.submit(_logged, start_trace)))
         elif self._asked is not None or self._settings.traces:
             pool.submit(_logged, start_trace)

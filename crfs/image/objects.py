@@ -53,6 +53,10 @@ class ObjectsAhead:
             return
         self._seen.add(file)
         flight = self._fetch(file, 0, 1)
+        # linkers write what is relocated, and what names the libraries, behind the code
+        size = self._tree.attributes(file).size
+        if size:
+            self._fetch(file, size - 1, 1)
         if flight is None:
             self._submit(file, True)
         else:
