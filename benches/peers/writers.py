@@ -1,10 +1,16 @@
-"""Who makes a stack of directories writable: each mounts the same lower ones under a new upper one. Needs root."""
+"""Who makes an image writable under a new upper directory. Needs root.
+
+Each mounts the directories of its layers; an engine of crfs's that is the kernel's, the image, with everything in the
+cache.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benches import images, mounts
@@ -15,8 +21,9 @@ from benches.place import Source
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Directories on disk; `lowers` bottom first."""
+    """An image, and the directories of its layers, bottom first."""
 
+    image: str
     lowers: tuple[Path, ...]
     upper: Path
     work: Path
@@ -35,18 +42,25 @@ class Writer:
     kind: str
     ask_version: Callable[[], str]
     command: Callable[[Stack, Path], list[str]]
+    # what is mounted, read and taken down before, so that nothing has to be fetched
+    warm_up: Callable[[Stack, Path], list[str]] | None = None
 
     def version(self) -> str:
         return self.ask_version()
 
     def prepare(self, image: str, source: Source) -> None:
         images.lower_dirs(image)
+        images.layout(image)
 
     def mounted(self, stack: Stack, at: Path) -> AbstractContextManager[mounts.Mount]:
         """The stack, writable, its upper and work directories new."""
         stack.upper.mkdir()
         stack.work.mkdir()
         environment = {"CRFS_NO_SERVER": "1"}
+        if self.warm_up is not None:
+            words, unmount = self.warm_up(stack, at), [mounts.crfs_program(), "umount", str(at)]
+            with mounts.mounted(at, "fuse.crfs", words, unmount, env=environment) as warm:
+                run("tar", "-C", warm.path, "-cf", os.devnull, ".")
         return mounts.mounted(at, self.kind, self.command(stack, at), ["umount", str(at)], env=environment)
 
 
@@ -62,8 +76,23 @@ def crfs_writer(name: str, *options: str, kind: str = "fuse.crfs") -> Writer:
     return Writer(name, kind, lambda: version_of(mounts.crfs_program()), command)
 
 
+def crfs_image_writer(engine: str) -> Writer:
+    """`crfs mount` of an OCI layout, by an engine of the kernel's."""
+
+    def read_only(stack: Stack, at: Path) -> list[str]:
+        source = f"oci:{images.layout(stack.image)}:plain"
+        return [mounts.crfs_program(), "mount", "--cache", str(at.with_name("cache")), source, str(at)]
+
+    def command(stack: Stack, at: Path) -> list[str]:
+        changes = ["--engine", engine, "--upper", str(stack.upper), "--work", str(stack.work)]
+        return [*read_only(stack, at), *changes]
+
+    version = partial(version_of, mounts.crfs_program())
+    return Writer(f"crfs-{engine}", "overlay", version, command, read_only)
+
+
 CRFS = crfs_writer("crfs", "--engine", "fuse")
-CRFS_OVERLAY = crfs_writer("crfs-overlay", "--engine", "overlay", kind="overlay")
+CRFS_OVERLAY = crfs_image_writer("overlay")
 FUSE_OVERLAYFS = Writer(
     "fuse-overlayfs",
     "fuse.fuse-overlayfs",

@@ -48,7 +48,7 @@ def ask(asking: Asking) -> str:
         _read(lower)
     with contextlib.ExitStack() as opened:
         space = opened.enter_context(_tmpfs(place.directory / "space"))
-        stack = Stack(lowers, space / "upper", space / "work")
+        stack = Stack(_IMAGE, lowers, space / "upper", space / "work")
         mount = opened.enter_context(writer.mounted(stack, place.directory / "tree"))
         return "; ".join((*_make(asking, mount), _change(asking, mount)))
 
