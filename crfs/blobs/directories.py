@@ -18,9 +18,16 @@ def log_directory() -> Path:
     return platformdirs.user_log_path("crfs")
 
 
+def container_directory() -> Path:
+    """$XDG_STATE_HOME/crfs/containers, or ~/.local/state/crfs/containers."""
+    import platformdirs
+
+    return platformdirs.user_state_path("crfs") / "containers"
+
+
 def runtime_directory() -> Path:
-    """/run/crfs for root, else $XDG_RUNTIME_DIR/crfs."""
-    if os.geteuid() == 0:
+    """/run/crfs for root, else $XDG_RUNTIME_DIR/crfs. Root of a user's own namespace may not write to the former."""
+    if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return Path("/run/crfs")
     import platformdirs
 

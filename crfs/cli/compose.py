@@ -60,6 +60,10 @@ def open_image(services: Services, settings: Settings, source: Source) -> Opened
         from crfs.cli.sources import resolve
 
         name, digest, kept = resolve(services, settings, source, likely)
+    if settings.image_config is not None:
+        from crfs.cli.imageconfig import write_config
+
+        write_config(services, settings, source, digest, settings.image_config)
     counters = Counters(len(kept.layers))
     reader = _open_reader(services, settings, kept, digest, counters, likely)
     return OpenedImage(name, digest, kept.layers, kept.tree, reader, counters)

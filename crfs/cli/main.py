@@ -17,10 +17,14 @@ from crfs.errors import CrfsError, UsageError
 # loading modules and indexing layers makes hundreds of thousands of objects that stay, and few cycles
 _COLLECT_AFTER = 50_000
 
+# a wrong use of a command whose exit status is mostly another program's
+_WRONG_USES = {"run": 125}
+
 COMMANDS = {
     "mount": "mount an image, read-only",
     "umount": "take a mount down",
     "status": "show what is mounted, and what has been fetched for it",
+    "run": "run a program of an image, which is mounted for it",
     "convert": "convert an image, for example to a format that is read lazily",
     "commit": "put what was changed in a writable mount on top of its image, as a layer",
     "inspect": "show how each layer of an image can be read",
@@ -63,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status is not None:
             return status
     command = next((word for word in arguments if not word.startswith("-")), None)
-    args = build_parser(command).parse_args(arguments)
+    try:
+        args = build_parser(command).parse_args(arguments)
+    except SystemExit as end:
+        return _WRONG_USES.get(command or "", 2) if end.code else 0
     try:
         return int(importlib.import_module(f"crfs.cli.{args.command}").run(args))
     except CrfsError as error:

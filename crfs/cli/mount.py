@@ -68,6 +68,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "for all but files' bytes (erofs, as root); the best that the machine allows unless given (auto)",
     )
     parser.add_argument(
+        "--image-config",
+        metavar="FILE",
+        type=Path,
+        help="write the image's config there (JSON), for who runs programs of it",
+    )
+    parser.add_argument(
         "--no-server",
         dest="server",
         action="store_false",

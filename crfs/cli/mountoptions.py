@@ -43,7 +43,7 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
     """One of our long options, written as a mount option."""
     try:
         match name:
-            case "cache" | "log_file" | "record" | "trace" | "upper" | "work":
+            case "cache" | "log_file" | "image_config" | "record" | "trace" | "upper" | "work":
                 setattr(args, name, Path(value))
             case "upperdir" | "workdir":
                 setattr(args, name.removesuffix("dir"), Path(value))

@@ -36,6 +36,7 @@ class Settings(Struct, frozen=True):
     traces: bool = True
     background_fetch: bool = False
     background_rate: int | None = None
+    image_config: Path | None = None
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -54,6 +55,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         getattr(args, "traces", True),
         getattr(args, "background_fetch", False),
         getattr(args, "background_rate", None),
+        getattr(args, "image_config", None),
     )
 
 

@@ -23,16 +23,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Unmount; MountError where DIR is no mount of ours, or is in use."""
-    where = resolve(args.dir)
+    take_down(args.dir, lazy=args.lazy)
+    return 0
+
+
+def take_down(path: Path, *, lazy: bool = False) -> None:
+    """The same; wait for the process that served it, unless `lazy`."""
+    where = resolve(path)
     mounted = find_mount(where)
     if mounted is None or not mounted.is_ours:
-        raise MountError(f"{args.dir}: no image is mounted here")
+        raise MountError(f"{path}: no image is mounted here")
     state = find_state(mounted.device)
-    unmount(where, lazy=args.lazy)
-    if state and not args.lazy:
+    unmount(where, lazy=lazy)
+    if state and not lazy:
         _await_end(state.pid)
     drop_dead_state(mounted.device)
-    return 0
 
 
 def _await_end(pid: int) -> None:

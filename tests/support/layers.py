@@ -4,9 +4,12 @@ Names and targets are `str` with surrogate escapes for bytes that are not UTF-8;
 """
 
 import io
+import os
+import stat
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
@@ -138,6 +141,20 @@ def whiteout(name: str) -> File:
 def opaque(directory: str) -> File:
     """Hides all that the layers below have in `directory`."""
     return File(f"{directory}/.wh..wh..opq")
+
+
+def tree_entries(root: Path) -> list[Entry]:
+    """Directories, files and symbolic links of a directory, as root's."""
+    entries: list[Entry] = [Dir("./")]
+    for path in sorted(root.rglob("*")):
+        name, mode = str(path.relative_to(root)), stat.S_IMODE(path.lstat().st_mode)
+        if path.is_symlink():
+            entries.append(Symlink(name, os.readlink(path)))
+        elif path.is_dir():
+            entries.append(Dir(name, mode=mode))
+        else:
+            entries.append(File(name, path.read_bytes(), mode=mode))
+    return entries
 
 
 def make_tar(entries: Iterable[Entry], tar_format: int = tarfile.PAX_FORMAT) -> bytes:

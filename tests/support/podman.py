@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +25,20 @@ _LIMITS = "--ulimit nofile=1024:4096 --ulimit nproc=1000:1000"
 RUN = f"{_LIMITS} --cgroups=disabled --network=none"
 RUNC = f"--runtime runc {_LIMITS} --network=none"
 _LIBRARY = re.compile(r"(/\S+) \(0x")
-_OWN_NAMESPACE = """\
+OWN_NAMESPACE = """\
 mount --make-rprivate /
 umount /sys/fs/cgroup/unified 2>/dev/null
 exec "$@"
 """
 
 
-def fill_rootfs(root: Path) -> None:
+def fill_rootfs(root: Path, programs: Sequence[str] = PROGRAMS) -> None:
     """A tree that programs can be run in: some of this machine's, with their libraries."""
     for name in ("bin", "etc", "tmp", "proc", "sys", "dev", "var/lib"):
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
     (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n")
-    for name in PROGRAMS:
+    for name in programs:
         found = shutil.which(name)
         assert found is not None, name
         shutil.copy2(os.path.realpath(found), root / "bin" / name)
@@ -57,7 +57,7 @@ class Podman:
 
     def run(self, script: str, *wrapper: str) -> Done:
         """A script to its end, and to that of its output, in `place`. It ends with the first command that fails."""
-        command = ["unshare", "-m", "sh", "-c", _OWN_NAMESPACE, "sh", *wrapper, "sh", "-ec", script]
+        command = ["unshare", "-m", "sh", "-c", OWN_NAMESPACE, "sh", *wrapper, "sh", "-ec", script]
         done = subprocess.run(
             command,
             cwd=self.place,

@@ -84,13 +84,14 @@ FORMATS = {
 }
 
 
-def config_of(layers: Sequence[Layer], architecture: str | None = None) -> bytes:
-    """The image's config."""
+def config_of(
+    layers: Sequence[Layer], architecture: str | None = None, how: Mapping[str, object] = {}
+) -> bytes:
+    """The image's config; `how` it wants to be run."""
     host = host_platform()
     rootfs = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
-    return json.dumps(
-        {"architecture": architecture or host.architecture, "os": host.os, "rootfs": rootfs}
-    ).encode()
+    platform = {"architecture": architecture or host.architecture, "os": host.os}
+    return json.dumps({**platform, "rootfs": rootfs, "config": how}).encode()
 
 
 def manifest_of(layers: Sequence[Layer], config: bytes) -> dict[str, object]:
@@ -103,10 +104,17 @@ def manifest_of(layers: Sequence[Layer], config: bytes) -> dict[str, object]:
     }
 
 
-def push(address: str, name: str, *layers: Layer, tag: str = "v1", architecture: str | None = None) -> str:
+def push(
+    address: str,
+    name: str,
+    *layers: Layer,
+    tag: str = "v1",
+    architecture: str | None = None,
+    how: Mapping[str, object] = {},
+) -> str:
     """Push an image as ADDRESS/NAME:TAG; its source, as crfs takes it."""
     client = Client(address)
-    config = config_of(layers, architecture)
+    config = config_of(layers, architecture, how)
     for data in (config, *(layer.data for layer in layers)):
         client.push_blob(name, data)
     assert client.push_manifest(name, tag, manifest_of(layers, config)).status == 201

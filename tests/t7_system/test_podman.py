@@ -1,15 +1,12 @@
 """podman, buildah and the runtimes below them on crfs: as the mount program of a store, and with a mount as rootfs."""
 
 import json
-import os
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from crfs.registry.server import Registry
-from tests.support.layers import Dir, Entry, File, Symlink
+from tests.support.layers import tree_entries
 from tests.support.mounting import Crfs, crfs_in
 from tests.support.podman import Podman, fill_rootfs, need_podman, podman_in
 from tests.t6_mount.images import estargz_layer, push
@@ -49,19 +46,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("tree")
     fill_rootfs(root)
     with Registry() as registry:
-        yield push(registry.address, "base", estargz_layer(list(_entries(root))))
-
-
-def _entries(root: Path) -> Iterator[Entry]:
-    yield Dir("./")
-    for path in sorted(root.rglob("*")):
-        name, mode = str(path.relative_to(root)), stat.S_IMODE(path.lstat().st_mode)
-        if path.is_symlink():
-            yield Symlink(name, os.readlink(path))
-        elif path.is_dir():
-            yield Dir(name, mode=mode)
-        else:
-            yield File(name, path.read_bytes(), mode=mode)
+        yield push(registry.address, "base", estargz_layer(tree_entries(root)))
 
 
 def test_run(podman: Podman) -> None:
