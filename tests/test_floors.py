@@ -65,6 +65,7 @@ LATE = {
     ("crfs.cli.*", "crfs.cli.compose"): "--help and wrong uses answer before aiohttp is loaded",
     ("crfs.mount.engines.choice", "crfs.mount.engines.*"): "only the engines that may be used",
     ("crfs.cli.upper", "crfs.mount.engines.*"): "only the engine that is used",
+    ("crfs.cli.run", "crfs.cli.progress"): "only where the line is shown",
     ("crfs.cli.compose", "crfs.cli.imageconfig"): "only for who wants it",
     ("crfs.cli.imageconfig", "crfs.*"): "not for a mount whose image is all in the cache",
     ("crfs.cli.*", "crfs.cli.erofs"): "only the engine that is used",

@@ -12,11 +12,11 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from crfs.blobs.directories import container_directory
+from crfs.blobs.directories import container_directory, runtime_directory
 from crfs.cli.background import hand_over_mount
 from crfs.cli.options import add_background_options, add_log_options, add_source_options, add_trace_options
 from crfs.cli.runoptions import add_run_options, wish_of
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     except CrfsError as error:
         return _complain(str(error), FAILED)
     except OSError as error:
-        return _complain(f"{error.filename or 'crfs run'}: {error.strerror}", FAILED)
+        return _complain(f"{error.filename or 'crfs run'}: {error.strerror or error}", FAILED)
 
 
 def _complain(text: str, status: int) -> int:
@@ -107,10 +107,24 @@ def _supervise(args: argparse.Namespace, runtime: Runtime, place: Place, stop: i
 
     stopping = Stopping(stop, args.stop_timeout, kill)
     words = runtime.run(place.directory, place.name)
-    with _terminal_kept() if args.tty else contextlib.nullcontext():
+    with _shown(args, place) as tick, _terminal_kept() if args.tty else contextlib.nullcontext():
         # the runtime looks after the terminal that is its input
-        status = supervise(words, not (args.interactive or args.tty), stopping)
+        status = supervise(words, not (args.interactive or args.tty), stopping, tick)
     return runtime.status(status)
+
+
+@contextlib.contextmanager
+def _shown(args: argparse.Namespace, place: Place) -> Iterator[Callable[[], None] | None]:
+    """What is to be called for `--progress`. A terminal that is the program's own is left alone."""
+    if not args.progress or args.tty:
+        yield None
+        return
+    from crfs.cli.progress import progress
+
+    with progress(place.rootfs) as line:
+        yield line.tick if line else None
+        if line:
+            line.tick()
 
 
 @contextlib.contextmanager
@@ -157,6 +171,8 @@ def _enter_user_namespace() -> None:
     unshare = shutil.which("unshare")
     if unshare is None:
         raise MountError("without root, unshare(1) is needed: install the package util-linux")
+    # in there, nobody could tell
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime_directory().parent)
     said = ""
     for maps in (["--map-auto"], []):
         words = [unshare, "--user", "--map-root-user", *maps, "--mount", "--"]

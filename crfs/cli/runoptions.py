@@ -64,6 +64,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         help="on SIGTERM it is told to stop by the image's stop signal, and killed after so long (default 10)",
     )
+    add(
+        "--progress",
+        action="store_true",
+        help="on a terminal, a line that tells what has been fetched; not with -t",
+    )
     add("--runtime", metavar="PROGRAM", help="what runs it: crun or runc (default: the one that there is)")
     add("--engine", choices=NAMES, default=AUTO, help="what carries the mount; see 'crfs mount --help'")
     add(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import termios
@@ -104,19 +105,24 @@ def test_as_the_image_says(run: Runs) -> None:
     assert run(run.image) == Done(0, "from the image\n", "")
     done = run.sh("pwd; id -u; id -G; echo $FROM $HOME; stat -c %u .; echo wrong >&2; exit 7")
     assert done == Done(7, "/made/here\n1000\n1000 44\nimage /\n1000\n", "wrong\n")
+    done = run.sh("ls /sys/class/net; cat /etc/hosts")
+    assert (
+        done.out
+        == "".join(f"{name}\n" for name in sorted(os.listdir("/sys/class/net")))
+        + Path("/etc/hosts").read_text()
+    )
 
 
 def test_otherwise(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user says counts more than what the image says."""
     monkeypatch.setenv("OURS", "ours")
-    variables = ("-e", "BOTH=mine", "--env", "OURS", "-e", "NOT_SET")
-    done = run.sh("echo $FROM $BOTH $OURS ${NOT_SET-none}; pwd", *variables, "--workdir", "/var/x")
-    assert done == Done(0, "image mine ours none\n/var/x\n", "")
-    assert run("--entrypoint", "cat", run.image, "/etc/group") == Done(0, GROUPS, "")
+    options = ("-e", "BOTH=mine", "--env", "OURS", "-e", "NOT_SET", "--workdir", "/var/x", "--net", "none")
+    done = run.sh("echo $FROM $BOTH $OURS ${NOT_SET-none}; pwd; ls /sys/class/net", *options)
+    assert done == Done(0, "image mine ours none\n/var/x\nlo\n", "")
     assert run("--entrypoint", '["echo", "a b"]', run.image) == Done(0, "a b\n", "")
-    assert run("--entrypoint", "", run.image, "echo", "-x") == Done(0, "-x\n", "")
-    assert run("-u", "1:45", "--entrypoint", "id", run.image, "-G") == Done(0, "45\n", "")
-    assert run("-u", "root:more", "--entrypoint", "id", run.image).out.startswith("uid=0(root) gid=44(more)")
+    assert run("--entrypoint", "", run.image, "cat", "/etc/group") == Done(0, GROUPS, "")
+    done = run("-u", "root:more", "--entrypoint", "id", run.image, "-G")
+    assert done == Done(0, "44\n", "")
 
 
 @pytest.mark.parametrize("run", RUNTIMES, indirect=True)
@@ -130,12 +136,6 @@ def test_volumes_and_read_only(run: Runs, tmp_path: Path) -> None:
     assert (tmp_path / "dir/out").read_text() == "out\n"
     done = run.sh("echo x > /tmp/x; cat /tmp/x; echo x > /etc/x", "--read-only", "--user", "0")
     assert (done.status, done.out) == (2, "x\n"), done
-
-
-def test_network(run: Runs) -> None:
-    assert run.sh("ls /sys/class/net", "--net", "none").out == "lo\n"
-    assert run.sh("ls /sys/class/net").out.split() == sorted(os.listdir("/sys/class/net"))
-    assert run.sh("cat /etc/hosts").out == Path("/etc/hosts").read_text()
 
 
 def test_name_keeps_changes(run: Runs) -> None:
@@ -196,27 +196,31 @@ def test_signals(run: Runs) -> None:
     run.expect_nothing()
 
 
-@pytest.mark.parametrize("run", RUNTIMES, indirect=True)
-def test_terminal(run: Runs) -> None:
-    """Of a size of its own, and with the keys that end a program."""
-    script = "tty; stty size; trap 'echo int; exit 6' INT; echo up; while :; do sleep 0.05; done"
-    words = run.words("-t", "-i", run.image, script)
+def _on_terminal(run: Runs, words: list[str], typed: bytes = b"") -> tuple[bytes, int]:
+    """What is said on a terminal, where keys are typed once it was `up`; and the exit status."""
+    words = run.words(*words)
     pid, terminal = pty.fork()
     if not pid:
         os.execvpe(words[0], words, run.crfs.environment)
     said = b""
-    with os.fdopen(terminal, "r+b", buffering=0) as file:
+    with os.fdopen(terminal, "r+b", buffering=0) as file, contextlib.suppress(OSError):
         termios.tcsetwinsize(terminal, (33, 99))
-        while b"up\r\n" not in said:
-            said += file.read(1000)
-        file.write(b"\x03")
-        with contextlib.suppress(OSError):
-            while more := file.read(1000):
-                said += more
+        while more := file.read(1000):
+            said += more
+            if typed and b"up\r\n" in said:
+                file.write(typed)
+                typed = b""
     _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 6, said
-    assert said.replace(b"\r\n", b" ").strip() == b"/dev/pts/0 33 99 up ^Cint"
     run.expect_nothing()
+    return said, os.waitstatus_to_exitcode(status)
+
+
+@pytest.mark.parametrize("run", RUNTIMES, indirect=True)
+def test_terminal(run: Runs) -> None:
+    """Of a size of its own, and with the keys that end a program."""
+    script = "tty; stty size; trap 'echo int; exit 6' INT; echo up; while :; do sleep 0.05; done"
+    said, status = _on_terminal(run, ["-t", "-i", run.image, script], b"\x03")
+    assert (said.split(), status) == (b"/dev/pts/0 33 99 up ^Cint".split(), 6)
 
 
 @pytest.mark.parametrize("run", RUNTIMES, indirect=True)
@@ -251,16 +255,33 @@ def test_one_that_was_killed_is_cleared_up_after(run: Runs) -> None:
     assert run(run.image) == Done(0, "from the image\n", "")
 
 
-def test_without_root(run: Runs, tmp_path: Path) -> None:
+def test_progress(run: Runs) -> None:
+    """A line on a terminal, and nothing anywhere else."""
+    said, status = _on_terminal(run, ["--progress", run.image, "sleep 0.5"])
+    assert status == 0
+    assert run("--progress", run.image) == Done(0, "from the image\n", "")
+    assert re.search(rb"[\d.]+ MB of [\d.]+ MB fetched, \d+ requests, waited [\d.]+ s for it", said)
+
+
+@pytest.mark.parametrize("ids", ["", "1000:200000:65536"])
+def test_without_root(run: Runs, tmp_path: Path, ids: str) -> None:
     """As an ordinary user; /dev/fuse may be root's alone here, so the user has one of his own."""
+    need_programs(["newuidmap"])
     (tmp_path / "dev").mkdir()
     for path in (tmp_path, *tmp_path.parents[:-2]):
         path.chmod(path.stat().st_mode | 0o111)
     subprocess.run(["chown", "-R", "1000:1000", run.crfs.place], check=True)
-    device = (
-        f"mount -t tmpfs none {tmp_path}/dev; mknod -m 666 {tmp_path}/dev/fuse c 10 229;"
-        f'mount --bind {tmp_path}/dev/fuse /dev/fuse; exec setpriv --reuid 1000 --regid 1000 --clear-groups "$@"'
-    )
-    script = "id -u; echo x > /x; stat -c %u /x; exit 4"
-    done = run("--user", "0", run.image, script, wrapper=("sh", "-c", device, "sh"))
-    assert done == Done(4, "0\n0\n", "")
+    own = tmp_path / "dev"
+    lines = [
+        f"mount -t tmpfs none {own}",
+        f"mknod -m 666 {own}/fuse c 10 229",
+        f"mount --bind {own}/fuse /dev/fuse",
+        f"echo {ids} > {own}/ids",
+        *(f"touch /etc/{name}; mount --bind {own}/ids /etc/{name}" for name in ("subuid", "subgid")),
+        'exec setpriv --reuid 1000 --regid 1000 --clear-groups "$@"',
+    ]
+    user = "user" if ids else "0"
+    script = "id -u; echo x > /tmp/x; stat -c %u /tmp/x /bin; exit 4"
+    done = run("--user", user, run.image, script, wrapper=("sh", "-c", "\n".join(lines), "sh"))
+    uid = "1000" if ids else "0"
+    assert done == Done(4, f"{uid}\n{uid}\n0\n", "")

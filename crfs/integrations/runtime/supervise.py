@@ -13,6 +13,7 @@ _OWN = {"SIGCHLD", "SIGPIPE", "SIGURG", "SIGWINCH", "SIGTSTP", "SIGTTIN", "SIGTT
 _OWN |= {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS", "SIGKILL", "SIGSTOP"}
 # siginfo's si_code (sigaction(2)) of what the kernel sends, as for Ctrl-C: to all in the terminal's foreground
 _FROM_KERNEL = 0x80
+_TICK_SECONDS = 0.2
 
 
 def passed_on() -> set[int]:
@@ -52,8 +53,13 @@ class Stopping:
         return left
 
 
-def supervise(words: Sequence[str], closed_stdin: bool, stopping: Stopping) -> int:
-    """Run `words` to their end; the exit status, of a signal 128 and its number. OSError where they can't be run."""
+def supervise(
+    words: Sequence[str], closed_stdin: bool, stopping: Stopping, tick: Callable[[], None] | None = None
+) -> int:
+    """Run `words` to their end; the exit status, of a signal 128 and its number. OSError where they can't be run.
+
+    Meanwhile `tick` is called a few times a second.
+    """
     numbers = passed_on() | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -63,7 +69,11 @@ def supervise(words: Sequence[str], closed_stdin: bool, stopping: Stopping) -> i
             if ended:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
-            info = signal.sigtimedwait(numbers, stopping.next_seconds())
+            seconds = stopping.next_seconds()
+            if tick is not None:
+                tick()
+                seconds = min(seconds, _TICK_SECONDS)
+            info = signal.sigtimedwait(numbers, seconds)
             if info is not None and info.si_signo != signal.SIGCHLD and info.si_code != _FROM_KERNEL:
                 stopping.hand_on(pid, info.si_signo)
     finally:
