@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +87,22 @@ def need_podman() -> None:
 @contextlib.contextmanager
 def podman_in(place: Path, crfs: Crfs) -> Iterator[Podman]:
     """A new store below `place`, with an image `base`; when it is reset, nothing of it is left."""
+    # in a short path: podman's own clean-up after a container takes no longer ones
+    with tempfile.TemporaryDirectory(prefix="crfs-", dir="/tmp") as run:
+        yield from _podman_at(place, Path(run), crfs)
+
+
+def _podman_at(place: Path, run: Path, crfs: Crfs) -> Iterator[Podman]:
     config = place / "storage.conf"
     program = Path(sys.executable).with_name("crfs-overlayfs")
     config.write_text(
-        f'[storage]\ndriver = "overlay"\nrunroot = "{place}/run"\ngraphroot = "{place}/graph"\n'
+        f'[storage]\ndriver = "overlay"\nrunroot = "{run}/run"\ngraphroot = "{place}/graph"\n'
         f'[storage.options.overlay]\nmount_program = "{program}"\n'
     )
+    (place / "containers.conf").write_text(f'[engine]\ntmp_dir = "{run}/tmp"\n')
     path = f"{program.parent}:{os.environ['PATH']}"
-    settings = {"CONTAINERS_STORAGE_CONF": str(config), "PATH": path, "RUN": RUN, "RUNC": RUNC}
+    settings = {"CONTAINERS_STORAGE_CONF": str(config), "CONTAINERS_CONF": f"{place}/containers.conf"}
+    settings |= {"PATH": path, "RUN": RUN, "RUNC": RUNC}
     podman = Podman(place, {**crfs.environment, **settings})
     fill_rootfs(place / "root")
     podman.sh("tar -C root -c . | podman import -q - base")

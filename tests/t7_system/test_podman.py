@@ -112,7 +112,7 @@ def test_buildah(podman: Podman) -> None:
 
 def test_without_root(podman: Podman) -> None:
     """As podman runs for a user, by whom it has a user namespace made."""
-    state = 'graphroot = .*|graphroot = "$PWD/rootless"|; s|runroot = .*|runroot = "$PWD/rootless-run"'
+    state = 'graphroot = .*|graphroot = "$PWD/rootless"|; s|runroot = "\\(.*\\)"|runroot = "\\1-rootless"'
     said = podman.sh(
         f"sed 's|{state}|' storage.conf > rootless.conf; export CONTAINERS_STORAGE_CONF=$PWD/rootless.conf;"
         "tar -C root -c . | podman import -q - base >&2; podman info --format '{{.Host.Security.Rootless}}';"
