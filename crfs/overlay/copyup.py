@@ -47,11 +47,13 @@ class CopyUp:
 
     def directory(self, node: Node) -> None:
         """A directory, and those above it, are in the upper directory afterwards."""
-        if node.upper:
-            return
-        assert node.parent is not None
-        self.directory(node.parent)
-        self._small(node)
+        lower: list[Node] = []
+        each: Node | None = node
+        while each is not None and not each.upper:
+            lower.append(each)
+            each = each.parent
+        for each in reversed(lower):
+            self._small(each)
 
     def anything(self, node: Node) -> None:
         """A directory, symbolic link, device, fifo or socket is in the upper directory afterwards."""

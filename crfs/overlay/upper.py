@@ -60,15 +60,24 @@ class Upper:
         os.close(self.fd)
 
     def dir_fd(self, node: Node) -> int:
-        """The descriptor of an upper directory, opened where need be."""
+        """The descriptor of an upper directory, opened where need be, however deep it lies."""
         if node.upper_fd >= 0:
             if node.parent is not None:
                 self._kept.move_to_end(node.ino)
             return node.upper_fd
-        assert node.parent is not None
+        closed = [node]
+        while (parent := closed[-1].parent) is not None and parent.upper_fd < 0:
+            closed.append(parent)
+        assert parent is not None
+        above_fd = self.dir_fd(parent)
+        for each in reversed(closed):
+            above_fd = self._open_at(above_fd, each)
+        return above_fd
+
+    def _open_at(self, above_fd: int, node: Node) -> int:
         assert node.name is not None
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
-        node.upper_fd = os.open(node.name, flags, dir_fd=self.dir_fd(node.parent))
+        node.upper_fd = os.open(node.name, flags, dir_fd=above_fd)
         self._kept[node.ino] = node
         if not node.lowers:
             answers.know_directory(node.ino, node.upper_fd)
