@@ -101,7 +101,7 @@ class KernelOverlay:
         if layers.upper is not None:
             words += [f"metacopy={_on(self.metacopy)}", f"index={_on(self.index)}"]
             words.append("userxattr" if self.userxattr else f"redirect_dir={_on(self.redirect)}")
-        _run(["mount", "-t", "overlay", "-o", ",".join(words), "overlay", at])
+        _mount_when_free(["mount", "-t", "overlay", "-o", ",".join(words), "overlay", at])
         return KernelMount(at)
 
 
@@ -260,6 +260,19 @@ def _run(words: Sequence[str | Path], environment: Mapping[str, str] = {}) -> st
     if process.returncode:
         raise MountFailed(f"{' '.join(str(word) for word in words)}: status {process.returncode}: {said}")
     return said
+
+
+def _mount_when_free(words: Sequence[str | Path]) -> None:
+    """With an index an upper directory belongs to one mount, of which another mount namespace may have a copy yet."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            _run(words)
+            return
+        except MountFailed as error:
+            if "already mounted" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def _detach(at: Path) -> None:
