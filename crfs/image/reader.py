@@ -3,6 +3,7 @@
 Any thread. read() may wait for the network, so nobody calls it with a lock held.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -88,6 +89,9 @@ class ImageReader:
             self._counters.cached(layer, len(data))
             if off == 0:
                 self._objects.first_read(inode, data)
+            elif start == 0:
+                # what was fetched ahead is reached: on with it
+                self._start_all(self._prefetch.ahead(inode, chunk))
         return data
 
     def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool] = lambda: False) -> bytes:
@@ -127,11 +131,10 @@ class ImageReader:
         if tar is not None:
             self._counters.cached(place.layer, end - start)
             return _pread(tar, place, start, end)
-        ahead = self._prefetch.ahead(inode, chunk)
         data = self._find_chunk(place, start, end)
+        ahead = self._prefetch.ahead(inode, chunk, here=data is not None)
         flight = self._loader.load(chunk, self._prefetch.along(chunk)) if data is None else None
-        for number in ahead:
-            self._start(number)
+        self._start_all(ahead)
         if flight is None:
             assert data is not None
             self._counters.cached(place.layer, len(data))
@@ -163,6 +166,12 @@ class ImageReader:
 
     def _start_object(self, chunk: int) -> Future[bytes] | None:
         return self._start(chunk, self._prefetch.along(chunk))
+
+    def _start_all(self, chunks: Sequence[int]) -> None:
+        # a mount that goes away fetches nothing ahead
+        with contextlib.suppress(CrfsError):
+            for chunk in chunks:
+                self._start(chunk)
 
     def _start(self, chunk: int, along: Along = NOTHING) -> Future[bytes] | None:
         """Begin to fetch a chunk that a reader will come to; None where it is here."""
