@@ -88,7 +88,8 @@ def _append(mount: Mount) -> float:
 
 def _read(tree: Path) -> None:
     """Have a tree's names and bytes in the kernel's caches."""
-    run("tar", "-C", tree, "-cf", os.devnull, "--warning=no-file-ignored", ".")
+    # an archive that goes nowhere is one for which tar reads no file
+    run("sh", "-c", 'tar -C "$1" --warning=no-file-ignored -cf - . | cat > "$2"', "sh", tree, os.devnull)
 
 
 def _shown(tree: Path, *which: str) -> str:

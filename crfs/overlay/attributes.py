@@ -4,6 +4,8 @@ import os
 
 from msgspec import Struct
 
+from crfs._native.status import Status
+
 
 class Attributes(Struct, frozen=True):
     """What stat shows, with times in ns."""
@@ -20,7 +22,7 @@ class Attributes(Struct, frozen=True):
     ctime_ns: int
 
 
-def attributes_of(info: os.stat_result) -> Attributes:
+def attributes_of(info: os.stat_result | Status) -> Attributes:
     """The same, from a stat of a real file."""
     return Attributes(
         info.st_mode,

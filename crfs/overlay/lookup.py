@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from crfs._native.status import find_status
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links
 from crfs.overlay.lower import Found, Lower
@@ -71,9 +72,8 @@ class Lookup:
         """The upper's node; None where it does not say what a name means."""
         assert self._upper is not None
         fd = self._upper.dir_fd(parent)
-        try:
-            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
+        info = find_status(fd, name)
+        if info is None:
             return _Says.NOTHING_IS_THERE if self._upper.has_aufs_whiteout(fd, name) else None
         if is_whiteout(info):
             return _Says.NOTHING_IS_THERE
@@ -169,6 +169,19 @@ class Lookup:
         parts = self._lower_walk(path, self._lowers)
         return parts[0] if parts else None
 
+    def is_below(self, node: Node, parent: Node, name: bytes) -> bool:
+        """Whether the lower trees have something under a node's name."""
+        # where else could it come from
+        return not node.upper or self.has_below(parent, name)
+
+    def has_below(self, parent: Node, name: bytes) -> bool:
+        """Whether a directory's lower parts show something under a name."""
+        for lower, directory in parent.lowers:
+            found = lower.find(directory.handle, name)
+            if found is not None:
+                return not found.whiteout
+        return False
+
     def lower_parts(self, parents: list[Part], name: bytes) -> list[Part]:
         """What the lower trees have under a name, topmost first: one thing, or the directories that merge.
 
@@ -254,7 +267,7 @@ class Lookup:
                 return _with_blocks(shown, node.data)
             return _merged(shown) if node.is_dir and node.lowers and not node.is_orphan else shown
         lower, found = node.lowers[0]
-        shown = lower.attributes(found.handle)
+        shown = found.shown or lower.attributes(found.handle)
         if node.is_file and len(node.lowers) > 1:
             shown = _with_blocks(shown, node.lowers[-1])
         if found.nlink > 1 and not node.is_dir:
@@ -277,10 +290,10 @@ class Lookup:
                     names[name] = 0, mode
         for lower, directory in node.lowers:
             gone = []
-            for name, found in lower.entries(directory.handle):
+            for name, found in lower.entries(directory.handle, hidden | names.keys()):
                 if found.whiteout:
                     gone.append(name)
-                elif name not in hidden and name not in names:
+                else:
                     names[name] = self._numbers.lower((lower, found)), found.mode
             hidden.update(gone)
         known = node.children

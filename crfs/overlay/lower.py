@@ -7,13 +7,14 @@ before and so may have whiteouts and marks of its own.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 from msgspec import Struct
 
 from crfs._native.index import Tree
-from crfs.overlay.attributes import Attributes
+from crfs._native.status import Status, find_status
+from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
     OPAQUE_NAME,
     PLAIN,
@@ -36,7 +37,7 @@ class Found(Struct, frozen=True):
     """A name in a lower directory, of a file that has `nlink` of them. `whiteout` hides what is below.
 
     `key` is the same for all names of one file, and for nothing else: its number on its device (64 bits), and which
-    device of the tree's that is, from 0 on.
+    device of the tree's that is, from 0 on. `shown`: its attributes, where they came along.
     """
 
     handle: Any
@@ -44,6 +45,7 @@ class Found(Struct, frozen=True):
     key: int
     whiteout: bool = False
     nlink: int = 1
+    shown: Attributes | None = None
 
 
 class OpenLower(Protocol):
@@ -62,7 +64,7 @@ class OpenLower(Protocol):
 class Lower(Protocol):
     """One lower tree. A handle names an object; OSError where it can't be read.
 
-    `is_local`: its bytes are on this machine.
+    `is_local`: its bytes are on this machine. `entries`: of a directory, but for the names that are in `known`.
     """
 
     is_local: ClassVar[bool]
@@ -75,7 +77,7 @@ class Lower(Protocol):
 
     def file_marks(self, handle: Any) -> FileMarks: ...
 
-    def entries(self, directory: Any) -> Iterator[tuple[bytes, Found]]: ...
+    def entries(self, directory: Any, known: Container[bytes]) -> Iterator[tuple[bytes, Found]]: ...
 
     def attributes(self, handle: Any) -> Attributes: ...
 
@@ -144,10 +146,11 @@ class ImageLower:
         """None: an image's files have their bytes."""
         return PLAIN_FILE
 
-    def entries(self, directory: int) -> Iterator[tuple[bytes, Found]]:
-        """All names of a directory."""
+    def entries(self, directory: int, known: Container[bytes]) -> Iterator[tuple[bytes, Found]]:
+        """The names of a directory."""
         for name, inode, mode in self.tree.entries(directory, 0, 0xFFFFFFFF):
-            yield name, Found(inode, mode, inode)
+            if name not in known:
+                yield name, Found(inode, mode, inode)
 
     def attributes(self, handle: int) -> Attributes:
         """What stat shows."""
@@ -241,30 +244,35 @@ class DirectoryLower:
     def find(self, directory: bytes, name: bytes) -> Found | None:
         """What a directory holds under a name; a whiteout is found as such."""
         path = join(directory, name)
-        try:
-            info = self._stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        info = find_status(self._fd, path)
+        if info is None:
             return self._find_aufs(directory, name)
+        if not self.is_recorded:
+            return self._found(path, info, info.st_mode, attributes_of(info))
         mode = info.st_mode
-        if self.is_recorded and not is_whiteout(info):
+        if not is_whiteout(info):
             mode = self._ownership.attributes(self._at(path), info).mode
         return self._found(path, info, mode)
 
-    def _found(self, path: bytes, info: os.stat_result, mode: int) -> Found:
+    def _found(
+        self, path: bytes, info: os.stat_result | Status, mode: int, shown: Attributes | None = None
+    ) -> Found:
         whiteout = is_whiteout(info) or (
             info.st_size == 0 and stat.S_ISREG(info.st_mode) and is_file_whiteout(self._at(path))
         )
-        return Found(path, mode, self._key(info), whiteout, info.st_nlink)
+        return Found(path, mode, self._key(info), whiteout, info.st_nlink, shown)
 
-    def _key(self, info: os.stat_result) -> int:
+    def _key(self, info: os.stat_result | Status) -> int:
         return self._devices.setdefault(info.st_dev, len(self._devices)) << 64 | info.st_ino
 
     def _find_aufs(self, directory: bytes, name: bytes) -> Found | None:
         """A whiteout that is a file `.wh.NAME`, where device nodes could not be made."""
         path = join(directory, WHITEOUT_PREFIX + name)
         try:
-            self._stat(path)
+            if find_status(self._fd, path) is None:
+                return None
         except OSError:
+            # too long for a name
             return None
         return Found(path, stat.S_IFCHR, 0, whiteout=True)
 
@@ -283,24 +291,23 @@ class DirectoryLower:
         """Where a file's bytes are, if it was a file of an upper directory."""
         return read_file_marks(self._at(handle))
 
-    def entries(self, directory: bytes) -> Iterator[tuple[bytes, Found]]:
-        """All names of a directory, whiteouts included; mode 0 where the type has to be looked up."""
+    def entries(self, directory: bytes, known: Container[bytes]) -> Iterator[tuple[bytes, Found]]:
+        """The names of a directory, whiteouts included; mode 0 where the type has to be looked up."""
         fd = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._fd)
         try:
             for text in os.listdir(fd):
                 name = os.fsencode(text)
                 path = join(directory, name)
-                if name == OPAQUE_NAME:
+                if name == OPAQUE_NAME or name in known:
                     continue
                 if name.startswith(WHITEOUT_PREFIX):
                     yield name[len(WHITEOUT_PREFIX) :], Found(path, stat.S_IFCHR, 0, whiteout=True)
                     continue
-                try:
-                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
+                info = find_status(fd, name)
+                if info is None:
                     continue
-                is_known = not (self.is_recorded and stat.S_ISREG(info.st_mode))
-                yield name, self._found(path, info, info.st_mode if is_known else 0)
+                is_typed = not (self.is_recorded and stat.S_ISREG(info.st_mode))
+                yield name, self._found(path, info, info.st_mode if is_typed else 0)
         finally:
             os.close(fd)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from crfs._native.status import Status
 from crfs.formats.overridestat import XATTRS
 
 TRUSTED = b"trusted.overlay."
@@ -51,7 +52,7 @@ PLAIN = DirMarks()
 PLAIN_FILE = FileMarks()
 
 
-def is_whiteout(info: os.stat_result) -> bool:
+def is_whiteout(info: os.stat_result | Status) -> bool:
     """Whether an entry is a whiteout: a character device 0:0."""
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 

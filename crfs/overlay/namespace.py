@@ -116,7 +116,7 @@ class Namespace:
         make(work, staged)
         try:
             made = self._upper.ownership.own(work, staged, mode, rdev, owner)
-            if stat.S_ISDIR(mode) and self._lookup.lower_parts(parent.lowers, name):
+            if stat.S_ISDIR(mode) and self._lookup.has_below(parent, name):
                 self._upper.mark(b"/proc/self/fd/%d/%s" % (work, staged), b"opaque", b"y")
             self._upper.place(staged, parent, name)
         except OSError:
@@ -153,7 +153,7 @@ class Namespace:
         if node.is_dir:
             raise _fail(errno.EISDIR)
         self._upper.hold(node)
-        if self._lookup.lower_parts(parent.lowers, name):
+        if self._lookup.is_below(node, parent, name):
             self._copy_up.directory(parent)
             self._upper.white_out(parent, name)
         else:
@@ -168,8 +168,8 @@ class Namespace:
             raise _fail(errno.ENOTDIR)
         if node.lowers and not self._lookup.is_empty(node):
             raise _fail(errno.ENOTEMPTY)
-        if self._lookup.lower_parts(parent.lowers, name):
-            if not self._lookup.is_empty(node):
+        if self._lookup.is_below(node, parent, name):
+            if not node.lowers and not self._lookup.is_empty(node):
                 raise _fail(errno.ENOTEMPTY)
             self._copy_up.directory(parent)
             self._upper.hold(node)
@@ -209,8 +209,8 @@ class Namespace:
         self._copy_up.anything(node)
         self._copy_up.name(node, old_parent, old)
         self._copy_up.take_in(new_parent, node)
-        hides_lower = bool(self._lookup.lower_parts(old_parent.lowers, old))
-        covers_lower = bool(self._lookup.lower_parts(new_parent.lowers, new))
+        hides_lower = self._lookup.has_below(old_parent, old)
+        covers_lower = self._lookup.has_below(new_parent, new)
         if node.is_dir:
             self._mark_moved(node, covers_lower)
         if target is not None and target.upper:

@@ -11,6 +11,7 @@ import stat
 from msgspec import Struct
 from msgspec.structs import replace
 
+from crfs._native.status import Status
 from crfs.errors import FormatError, MountError
 from crfs.formats.overridestat import (
     XATTR,
@@ -70,7 +71,7 @@ class InInodes:
             info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         return info.st_ino, info.st_mode
 
-    def attributes(self, path: bytes, info: os.stat_result, *, follow: bool = False) -> Attributes:
+    def attributes(self, path: bytes, info: os.stat_result | Status, *, follow: bool = False) -> Attributes:
         """What stat shows of what is at a path, where it has said `info` itself."""
         return attributes_of(info)
 
@@ -117,7 +118,7 @@ class Recorded(InInodes):
         self._store(path, info, OverrideStat(owner.uid, owner.gid, mode, rdev), follow=False)
         return info.st_ino, mode
 
-    def attributes(self, path: bytes, info: os.stat_result, *, follow: bool = False) -> Attributes:
+    def attributes(self, path: bytes, info: os.stat_result | Status, *, follow: bool = False) -> Attributes:
         shown = attributes_of(info)
         found = self._load(path, info, follow=follow)
         if found is None:
@@ -148,10 +149,10 @@ class Recorded(InInodes):
             name = os.fsdecode(self.name)
             raise MountError(f"the upper directory can't be given {name}: {error.strerror}") from error
 
-    def _can_hold(self, info: os.stat_result) -> bool:
+    def _can_hold(self, info: os.stat_result | Status) -> bool:
         return stat.S_IFMT(info.st_mode) in (stat.S_IFREG, stat.S_IFDIR) or self.name.startswith(b"security.")
 
-    def _load(self, path: bytes, info: os.stat_result, *, follow: bool) -> OverrideStat | None:
+    def _load(self, path: bytes, info: os.stat_result | Status, *, follow: bool) -> OverrideStat | None:
         if not self._can_hold(info):
             return None
         try:
@@ -163,7 +164,9 @@ class Recorded(InInodes):
                 raise
             return None
 
-    def _store(self, path: bytes, info: os.stat_result, record: OverrideStat, *, follow: bool) -> None:
+    def _store(
+        self, path: bytes, info: os.stat_result | Status, record: OverrideStat, *, follow: bool
+    ) -> None:
         if self._can_hold(info):
             os.setxattr(path, self.name, format_override(record), follow_symlinks=follow)
 

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from crfs._native import answers
+from crfs._native.status import Status, find_status
 from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
     NUMBER,
@@ -216,7 +217,7 @@ class Upper:
         path, follow = self.reach(node)
         return self.ownership.attributes(path, info, follow=follow)
 
-    def mode_at(self, fd: int, name: bytes, info: os.stat_result) -> int:
+    def mode_at(self, fd: int, name: bytes, info: os.stat_result | Status) -> int:
         """Type and permissions of what an open directory has under a name."""
         if self.ownership.types_on_disk:
             return info.st_mode
@@ -249,10 +250,8 @@ class Upper:
 
     def has_whiteout(self, parent: Node, name: bytes) -> bool:
         """Whether the upper directory has a whiteout under a name."""
-        try:
-            return is_whiteout(os.stat(name, dir_fd=self.dir_fd(parent), follow_symlinks=False))
-        except FileNotFoundError:
-            return False
+        info = find_status(self.dir_fd(parent), name)
+        return info is not None and is_whiteout(info)
 
     def has_name(self, directory: Node, name: bytes) -> bool:
         """Whether an upper directory has an entry of that very name."""
@@ -262,10 +261,9 @@ class Upper:
     def has_entry(fd: int, path: bytes) -> bool:
         """Whether there is something at a path below an open directory."""
         try:
-            os.stat(path, dir_fd=fd, follow_symlinks=False)
+            return find_status(fd, path) is not None
         except OSError:
             return False
-        return True
 
     def has_aufs_whiteout(self, fd: int, name: bytes) -> bool:
         """Whether there is a `.wh.NAME`; looked for only where device nodes could not be made."""

@@ -1,0 +1,74 @@
+"""stat(2) below an open directory, for those who ask it of every name: what is not there is no exception, and what is
+takes no more than the numbers that an overlay looks at. Any thread; the GIL is dropped around the system call.
+"""
+
+import os
+
+from libc.errno cimport ENOENT, ENOTDIR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        int64_t tv_sec
+        long tv_nsec
+
+cdef extern from "<sys/stat.h>" nogil:
+    cdef struct stat_t "stat":
+        uint64_t st_dev
+        uint64_t st_ino
+        uint32_t st_mode
+        uint64_t st_nlink
+        uint32_t st_uid
+        uint32_t st_gid
+        uint64_t st_rdev
+        int64_t st_size
+        int64_t st_blocks
+        timespec st_atim
+        timespec st_mtim
+        timespec st_ctim
+    int fstatat(int fd, const char *path, stat_t *info, int flags)
+
+cdef extern from "<fcntl.h>" nogil:
+    int AT_SYMLINK_NOFOLLOW
+
+
+cdef class Status:
+    """As os.stat_result has it."""
+
+    cdef readonly uint64_t st_dev
+    cdef readonly uint64_t st_ino
+    cdef readonly uint32_t st_mode
+    cdef readonly uint64_t st_nlink
+    cdef readonly uint32_t st_uid
+    cdef readonly uint32_t st_gid
+    cdef readonly uint64_t st_rdev
+    cdef readonly int64_t st_size
+    cdef readonly int64_t st_blocks
+    cdef readonly int64_t st_atime_ns
+    cdef readonly int64_t st_mtime_ns
+    cdef readonly int64_t st_ctime_ns
+
+
+cdef int64_t in_ns(timespec time) noexcept nogil:
+    return time.tv_sec * 1_000_000_000 + time.tv_nsec
+
+
+def find_status(int dir_fd, bytes path not None):
+    """What is at a path below an open directory, the last component not followed; None where nothing is. OSError."""
+    cdef stat_t info
+    cdef int failed
+    cdef const char *at = path
+    with nogil:
+        failed = errno if fstatat(dir_fd, at, &info, AT_SYMLINK_NOFOLLOW) != 0 else 0
+    if failed == ENOENT or failed == ENOTDIR:
+        return None
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    cdef Status made = Status.__new__(Status)
+    made.st_dev, made.st_ino, made.st_mode, made.st_nlink = info.st_dev, info.st_ino, info.st_mode, info.st_nlink
+    made.st_uid, made.st_gid, made.st_rdev = info.st_uid, info.st_gid, info.st_rdev
+    made.st_size, made.st_blocks = info.st_size, info.st_blocks
+    made.st_atime_ns, made.st_mtime_ns = in_ns(info.st_atim), in_ns(info.st_mtim)
+    made.st_ctime_ns = in_ns(info.st_ctim)
+    return made

@@ -1,0 +1,56 @@
+"""What is told of a name is what os.stat tells."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from crfs._native.status import Status, find_status
+
+FIELDS = [name for name in dir(Status) if name.startswith("st_")]
+
+
+def _make_all(tree: Path) -> None:
+    (tree / "file").write_bytes(b"x" * 5000)
+    os.utime(tree / "file", ns=(-1, 1_735_689_600_123_456_789))
+    (tree / "empty").touch()
+    (tree / "link").symlink_to("nowhere")
+    os.link(tree / "file", tree / "other")
+    os.mkfifo(tree / "fifo")
+    (tree / "dir").mkdir()
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tree / "socket"))
+
+
+def test_all_fields_are_those_of_os_stat(tmp_path: Path) -> None:
+    _make_all(tmp_path)
+    directories = ((tmp_path, os.listdir(tmp_path)), (Path("/dev"), ["null"]))
+    for directory, names in directories:
+        fd = os.open(directory, os.O_PATH)
+        try:
+            for name in names:
+                found = find_status(fd, os.fsencode(name))
+                expected = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                assert [getattr(found, field) for field in FIELDS] == [
+                    getattr(expected, field) for field in FIELDS
+                ]
+        finally:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("path", [b"missing", b"file/below", b"link/below"])
+def test_nothing_is_found_where_nothing_is(tmp_path: Path, path: bytes) -> None:
+    _make_all(tmp_path)
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        assert find_status(fd, path) is None
+    finally:
+        os.close(fd)
+
+
+def test_should_fail_what_cannot_be_looked_for() -> None:
+    with pytest.raises(OSError) as error:
+        find_status(-1, b"name")
+    assert error.value.errno == errno.EBADF
