@@ -75,7 +75,7 @@ class CopyUp:
         else:
             self._upper.ownership.mknod(work, staged, stat.S_IFMT(shown.mode) | 0o600, shown.rdev)
         try:
-            marked = self._dress(node, staged, shown)
+            marked = self._dress(node, b"/proc/self/fd/%d/%s" % (work, staged), shown)
             if not self._place(node, staged, marked):
                 self._keep_nameless(node, staged)
         except OSError:
@@ -90,22 +90,23 @@ class CopyUp:
         self._upper.discard(staged)
         node.upper = True
 
-    def _dress(self, node: Node, staged: bytes, shown: Attributes) -> bool:
-        """Owner, extended attributes, mode and times, in the order in which none undoes another.
+    def _dress(self, node: Node, copy: bytes | int, shown: Attributes) -> bool:
+        """Owner, extended attributes, mode and times of a copy, in the order in which none undoes another.
+
+        It is given by a path, which is not followed, or by a descriptor.
 
         Whether the copy could be marked with its number; a directory has that from what it is merged with.
         """
-        work, ownership = self._upper.work_fd, self._upper.ownership
-        path = b"/proc/self/fd/%d/%s" % (work, staged)
-        ownership.chown(path, shown.uid, shown.gid)
+        ownership, is_open = self._upper.ownership, isinstance(copy, int)
+        ownership.chown(copy, shown.uid, shown.gid, follow=is_open)
         lower, found = node.lowers[0]
         for name, value in lower.xattrs(found.handle).items():
             if not is_private(name):
-                os.setxattr(path, name, value, follow_symlinks=False)
-        marked = node.is_dir or self._upper.set_number_mark(path, self._lookup.number_mark(node))
+                os.setxattr(copy, name, value, follow_symlinks=is_open)
+        marked = node.is_dir or self._upper.set_number_mark(copy, self._lookup.number_mark(node))
         if not stat.S_ISLNK(shown.mode):
-            ownership.chmod(path, shown.mode, shown.rdev)
-        os.utime(staged, ns=(shown.atime_ns, shown.mtime_ns), dir_fd=work, follow_symlinks=False)
+            ownership.chmod(copy, shown.mode, shown.rdev, follow=is_open)
+        os.utime(copy, ns=(shown.atime_ns, shown.mtime_ns), follow_symlinks=is_open)
         return marked
 
     def _place(self, node: Node, staged: bytes, marked: bool) -> bool:
@@ -184,7 +185,7 @@ class CopyUp:
         try:
             _copy(source, fd, min(size, shown.size), given_up)
             os.ftruncate(fd, min(size, shown.size))
-            marked = is_new and self._dress(node, staged, shown)
+            marked = is_new and self._dress(node, fd, shown)
         except OSError:
             os.close(fd)
             self._upper.discard(staged)

@@ -71,20 +71,22 @@ class InInodes:
             info = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         return info.st_ino, info.st_mode
 
-    def attributes(self, path: bytes, info: os.stat_result | Status, *, follow: bool = False) -> Attributes:
+    def attributes(
+        self, path: bytes | int, info: os.stat_result | Status, *, follow: bool = False
+    ) -> Attributes:
         """What stat shows of what is at a path, where it has said `info` itself."""
         return attributes_of(info)
 
-    def chown(self, path: bytes, uid: int, gid: int, *, follow: bool = False) -> None:
+    def chown(self, path: bytes | int, uid: int, gid: int, *, follow: bool = False) -> None:
         """Change the owner; -1 leaves a part as it is."""
         self._give(path, uid, gid, follow=follow)
 
-    def chmod(self, path: bytes, mode: int, rdev: int = 0, *, follow: bool = False) -> None:
+    def chmod(self, path: bytes | int, mode: int, rdev: int = 0, *, follow: bool = False) -> None:
         """Change the mode of what is no symbolic link."""
         os.chmod(path, stat.S_IMODE(mode))
 
     def _give(
-        self, path: bytes, uid: int, gid: int, *, dir_fd: int | None = None, follow: bool = False
+        self, path: bytes | int, uid: int, gid: int, *, dir_fd: int | None = None, follow: bool = False
     ) -> None:
         try:
             os.chown(path, uid, gid, dir_fd=dir_fd, follow_symlinks=follow)
@@ -118,7 +120,9 @@ class Recorded(InInodes):
         self._store(path, info, OverrideStat(owner.uid, owner.gid, mode, rdev), follow=False)
         return info.st_ino, mode
 
-    def attributes(self, path: bytes, info: os.stat_result | Status, *, follow: bool = False) -> Attributes:
+    def attributes(
+        self, path: bytes | int, info: os.stat_result | Status, *, follow: bool = False
+    ) -> Attributes:
         shown = attributes_of(info)
         found = self._load(path, info, follow=follow)
         if found is None:
@@ -126,13 +130,13 @@ class Recorded(InInodes):
         mode = _mode(info.st_mode, found)
         return replace(shown, uid=found.uid, gid=found.gid, mode=mode, rdev=found.rdev or shown.rdev)
 
-    def chown(self, path: bytes, uid: int, gid: int, *, follow: bool = False) -> None:
+    def chown(self, path: bytes | int, uid: int, gid: int, *, follow: bool = False) -> None:
         info = os.stat(path, follow_symlinks=follow)
         shown = self.attributes(path, info, follow=follow)
         owner = shown.uid if uid == -1 else uid, shown.gid if gid == -1 else gid
         self._store(path, info, OverrideStat(*owner, shown.mode, shown.rdev), follow=follow)
 
-    def chmod(self, path: bytes, mode: int, rdev: int = 0, *, follow: bool = False) -> None:
+    def chmod(self, path: bytes | int, mode: int, rdev: int = 0, *, follow: bool = False) -> None:
         info = os.stat(path, follow_symlinks=follow)
         if not self._can_hold(info):
             os.chmod(path, stat.S_IMODE(mode))
@@ -152,20 +156,20 @@ class Recorded(InInodes):
     def _can_hold(self, info: os.stat_result | Status) -> bool:
         return stat.S_IFMT(info.st_mode) in (stat.S_IFREG, stat.S_IFDIR) or self.name.startswith(b"security.")
 
-    def _load(self, path: bytes, info: os.stat_result | Status, *, follow: bool) -> OverrideStat | None:
+    def _load(self, path: bytes | int, info: os.stat_result | Status, *, follow: bool) -> OverrideStat | None:
         if not self._can_hold(info):
             return None
         try:
             return parse_override(os.getxattr(path, self.name, follow_symlinks=follow))
         except FormatError as error:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), os.fsdecode(path)) from error
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from error
         except OSError as error:
             if error.errno != errno.ENODATA:
                 raise
             return None
 
     def _store(
-        self, path: bytes, info: os.stat_result | Status, record: OverrideStat, *, follow: bool
+        self, path: bytes | int, info: os.stat_result | Status, record: OverrideStat, *, follow: bool
     ) -> None:
         if self._can_hold(info):
             os.setxattr(path, self.name, format_override(record), follow_symlinks=follow)

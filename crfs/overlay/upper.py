@@ -342,10 +342,10 @@ class Upper:
             if is_private(name) and name.endswith(b"." + mark):
                 os.removexattr(fd, name)
 
-    def set_number_mark(self, path: bytes, mark: bytes) -> bool:
+    def set_number_mark(self, path: bytes | int, mark: bytes) -> bool:
         """Mark a copy as one that keeps a number; whether that is possible."""
         try:
-            os.setxattr(path, self.prefix + NUMBER, mark, follow_symlinks=False)
+            os.setxattr(path, self.prefix + NUMBER, mark, follow_symlinks=isinstance(path, int))
         except OSError:
             return False
         return True
