@@ -20,7 +20,7 @@ from crfs.blobs.directories import container_directory, runtime_directory
 from crfs.cli.background import hand_over_mount
 from crfs.cli.options import add_background_options, add_log_options, add_source_options, add_trace_options
 from crfs.cli.runoptions import add_run_options, wish_of
-from crfs.cli.umount import take_down
+from crfs.cli.umount import take_away
 from crfs.errors import CrfsError, MountError
 from crfs.formats.manifest import ContainerConfig, parse_config
 from crfs.integrations.runtime.bundle import Volume, make_spec
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         _enter_user_namespace()
     keep = args.name is not None and not args.remove
     base = container_directory()
-    with _terminable(), opened_place(base, args.name, keep, _take_down) as place:
+    with _terminable(), opened_place(base, args.name, keep, take_away) as place:
         runtime = Runtime(runtime.program, place.directory)
         status = _mount(args, place)
         if status:
@@ -212,13 +212,6 @@ def _mount(args: argparse.Namespace, place: Place) -> int:
         except BaseException:
             process.terminate()
             raise
-
-
-def _take_down(rootfs: Path) -> None:
-    try:
-        take_down(rootfs)
-    except MountError:
-        take_down(rootfs, lazy=True)
 
 
 def _claimed_config(place: Place, source: str) -> ContainerConfig:

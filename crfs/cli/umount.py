@@ -1,8 +1,10 @@
 """`crfs umount DIR`: take a mount down and wait until nothing of it is left."""
 
 import argparse
+import contextlib
 import os
 import select
+import signal
 from pathlib import Path
 
 from crfs.errors import MountError
@@ -11,6 +13,8 @@ from crfs.mount.mountpoint import find_mount, resolve
 from crfs.mount.state import drop_dead_state, find_state
 
 _WAIT_SECONDS = 10
+# one that nothing refers to any more has ended by then
+_AWAY_SECONDS = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +44,35 @@ def take_down(path: Path, *, lazy: bool = False) -> None:
     drop_dead_state(mounted.device)
 
 
+def take_away(where: Path) -> None:
+    """Take down what is mounted there, whoever uses it, and end its process; MountError."""
+    mounted = find_mount(where)
+    if mounted is None:
+        return
+    state = find_state(mounted.device)
+    try:
+        unmount(where)
+    except MountError:
+        unmount(where, lazy=True)
+    if state and not _has_ended(state.pid, _AWAY_SECONDS):
+        # a mount namespace that was made meanwhile has a copy of the mount
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.pid, signal.SIGTERM)
+        _has_ended(state.pid, _WAIT_SECONDS)
+    drop_dead_state(mounted.device)
+
+
 def _await_end(pid: int) -> None:
     """Until the process that served the mount is gone."""
+    if not _has_ended(pid, _WAIT_SECONDS):
+        raise MountError(f"unmounted, but process {pid} has not ended after {_WAIT_SECONDS} s")
+
+
+def _has_ended(pid: int, seconds: float) -> bool:
+    """Whether it ends within so many seconds."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return True
     with os.fdopen(pidfd) as file:
-        if not select.select([file], [], [], _WAIT_SECONDS)[0]:
-            raise MountError(f"unmounted, but process {pid} has not ended after {_WAIT_SECONDS} s")
+        return bool(select.select([file], [], [], seconds)[0])

@@ -255,6 +255,32 @@ def test_one_that_was_killed_is_cleared_up_after(run: Runs) -> None:
     assert run(run.image) == Done(0, "from the image\n", "")
 
 
+def test_a_copy_of_the_mount_in_another_namespace_keeps_nobody(run: Runs) -> None:
+    with run.start("--stop-timeout", "0.1", run.image, "echo up; sleep 60") as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        command = [
+            "nsenter",
+            "-t",
+            str(running.pid),
+            "-m",
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            "echo up; exec sleep 60",
+        ]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"up\n"
+            try:
+                _stop(run, signal.SIGTERM)
+                assert running.wait(30) == 128 + signal.SIGKILL
+                run.expect_nothing()
+            finally:
+                other.kill()
+
+
 def test_progress(run: Runs) -> None:
     """A line on a terminal, and nothing anywhere else."""
     said, status = _on_terminal(run, ["--progress", run.image, "sleep 0.5"])
