@@ -43,15 +43,16 @@ def crfs(
     cache: Path,
     *options: str,
     env: Mapping[str, str] | None = None,
-    kind: str = "fuse.crfs",
+    kind: str | None = None,
 ) -> Iterator[Mount]:
     """Mount the image `ref` (HOST:PORT/REPOSITORY:TAG, plain HTTP) with the disk cache `cache`.
 
-    `env` is added to the environment of `crfs mount`.
+    `env` is added to the environment of `crfs mount`. Without a `kind`, whatever engine it takes will do.
     """
     words = ["mount", f"docker://{ref}", str(at), "--tls-verify=false", "--cache", str(cache), *options]
     unmount = [crfs_program(), "umount", str(at)]
-    with mounted(at, kind, [crfs_program(), *words], unmount, env=env) as mount:
+    kinds = ("fuse.crfs", "overlay") if kind is None else (kind,)
+    with mounted(at, kinds, [crfs_program(), *words], unmount, env=env) as mount:
         yield mount
 
 
@@ -90,15 +91,21 @@ def drop_caches() -> None:
 
 @contextmanager
 def mounted(
-    at: Path, kind: str, mount: list[str], unmount: list[str], *, env: Mapping[str, str] | None = None
+    at: Path,
+    kind: str | tuple[str, ...],
+    mount: list[str],
+    unmount: list[str],
+    *,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Mount]:
-    """What the program `mount` mounts at a path, which must be of the type `kind`, until the block ends."""
+    """What the program `mount` mounts at a path, which must be of a type in `kind`, until the block ends."""
     at.mkdir(parents=True, exist_ok=True)
     try:
         run_detached(mount, env)
-        if mount_type(at) != kind:
-            raise WrongMount(f"{at} is {mount_type(at)}, not {kind}, after {mount}")
-        yield Mount(at, kind)
+        found = mount_type(at)
+        if found is None or found not in ((kind,) if isinstance(kind, str) else kind):
+            raise WrongMount(f"{at} is {found}, not {kind}, after {mount}")
+        yield Mount(at, found)
     finally:
         _unmount(at, unmount)
 

@@ -43,3 +43,7 @@ class NotLazyError(UnsupportedError):
 
 class MountError(CrfsError):
     """The mount can't be made, or can't be taken down: mountpoint, privileges, /dev/fuse."""
+
+
+class EngineRefused(MountError):
+    """The engine that was chosen can't carry it after all; nothing is mounted, and another may be tried."""

@@ -1,13 +1,19 @@
 """Serves an image by the erofs engine. Not imported by who uses another."""
 
+import argparse
+import contextlib
 from collections.abc import Callable
+
+from msgspec.structs import replace
 
 from crfs.blobs.objects import drop_old, open_objects
 from crfs.cli.compose import OpenedImage
 from crfs.cli.services import Services
+from crfs.errors import CrfsError, EngineRefused
 from crfs.fuse.contenttree import ContentTree
 from crfs.image.arrived import Arrived
 from crfs.image.treeimage import contents_of, tree_image
+from crfs.mount.engines.choice import AUTO, fallen_back
 from crfs.mount.engines.erofs import Below, serve_over_contents
 from crfs.mount.fuse import MountRequest
 from crfs.overlay.overlay import UpperSpec
@@ -20,14 +26,33 @@ def serve_by_erofs(
     spec: UpperSpec | None,
     ready: Callable[[], None],
     stop: Callable[[], None],
+    *,
+    sees_reads: bool = False,
 ) -> None:
-    """Serve an image, with changes over it or none, until it is unmounted."""
+    """Serve an image, with changes over it or none, until it is unmounted; EngineRefused where that can't be done.
+
+    `sees_reads`: what has arrived is read by way of us all the same, and so is known.
+    """
     tree, layers, store = image.tree, image.layers, services.store
     contents = contents_of(tree, layers)
-    store.objects = open_objects(store.directory)
-    services.idle.submit(drop_old, store.directory)
+    if not sees_reads:
+        store.objects = open_objects(store.directory)
+        services.idle.submit(drop_old, store.directory)
     arrived = Arrived(tree, contents, layers, store, services.idle)
     operations = ContentTree(tree, contents, image.reader, arrived.read_out)
-    with tree_image(store, image.name, image.digest, tree, layers, contents) as path:
+    with contextlib.ExitStack() as until_end:
+        try:
+            path = until_end.enter_context(
+                tree_image(store, image.name, image.digest, tree, layers, contents)
+            )
+        except CrfsError as error:
+            raise EngineRefused(str(error)) from error
         below = Below(path, None if store.objects is None else store.objects.root)
         serve_over_contents(operations, below, request, spec, ready, stop)
+
+
+def may_fall_back(args: argparse.Namespace, request: MountRequest, error: EngineRefused) -> MountRequest:
+    """The same by the engine that can always be had, unless this one was asked for: then EngineRefused."""
+    if args.engine != AUTO:
+        raise EngineRefused(f"the engine {args.engine} can't be used: {error}") from error
+    return replace(request, choice=fallen_back(request.choice, error))

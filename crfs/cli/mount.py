@@ -19,6 +19,7 @@ from crfs.cli.options import (
     metrics_of,
     open_log,
 )
+from crfs.errors import EngineRefused
 from crfs.formats.reference import parse_source
 from crfs.fuse.session import block_signals, interruptible
 from crfs.mount.daemon import Ready
@@ -158,10 +159,15 @@ def _serve_image(
         )
         with metrics_of(args, request):
             if choice.engine is EngineName.EROFS:
-                from crfs.cli.erofs import serve_by_erofs
+                from crfs.cli.erofs import may_fall_back, serve_by_erofs
 
-                serve_by_erofs(services, image, request, None, ready, image.reader.stop)
-            else:
-                serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
+                try:
+                    sees_reads = settings.record is not None
+                    stop = image.reader.stop
+                    serve_by_erofs(services, image, request, None, ready, stop, sees_reads=sees_reads)
+                    return
+                except EngineRefused as error:
+                    request = may_fall_back(args, request, error)
+            serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
     finally:
         services.close()

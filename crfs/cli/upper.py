@@ -12,7 +12,7 @@ from crfs.cli.lowers import Named, OpenLowers, directories, parse_lower, shown_n
 from crfs.cli.options import metrics_of
 from crfs.cli.overlay import open_overlay
 from crfs.cli.services import settings_of
-from crfs.errors import UsageError
+from crfs.errors import EngineRefused, UsageError
 from crfs.fuse.session import interruptible
 from crfs.fuse.view import PLAIN_VIEW
 from crfs.fuse.writable import Writable
@@ -77,10 +77,14 @@ def serve_stack(
             open_overlay(trees, stack.spec).close()
         with metrics_of(args, request):
             if choice.engine is EngineName.EROFS and opened.services is not None:
-                from crfs.cli.erofs import serve_by_erofs
+                from crfs.cli.erofs import may_fall_back, serve_by_erofs
 
-                serve_by_erofs(opened.services, opened.images[0], request, stack.spec, ready, opened.stop)
-            elif choice.engine is EngineName.OVERLAY and stack.spec is not None:
+                try:
+                    serve_by_erofs(opened.services, opened.images[0], request, stack.spec, ready, opened.stop)
+                    return
+                except EngineRefused as error:
+                    request = may_fall_back(args, request, error)
+            if choice.engine is EngineName.OVERLAY and stack.spec is not None:
                 _serve_below(trees, request, stack.spec, ready, opened.stop)
             else:
                 serve_overlay(open_overlay(trees, stack.spec), request, ready, opened.stop)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crfs.blobs.eviction import Keeper, Limits, evict, iter_entries
+from crfs.blobs.objects import drop_old, open_objects
 from crfs.blobs.store import Store, open_store
 
 SIZE = 64 << 10
@@ -52,6 +53,44 @@ def test_longest_unused_goes_first(tmp_path: Path) -> None:
     done = evict(store.directory, taken(tmp_path) * 4 // 10)
     assert here(store, range(10)) == {0, 7, 8, 9}
     assert (done.entries, done.left) == (6, taken(tmp_path))
+
+
+def test_a_chunk_goes_with_its_other_name(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.objects = open_objects(store.directory)
+    put(store, *range(3))
+    assert list(iter_entries(tmp_path, "objects")) == []
+    other = tmp_path / "objects" / chunk_path(store, 0).relative_to(tmp_path / "chunks")
+    assert os.path.samefile(other, chunk_path(store, 0))
+    with store.directory.staged() as staged:
+        staged.write(b"file")
+        store.publish_object(staged, f"ab/{'ab' * 32}.parts")
+    assert [entry.name for entry in iter_entries(tmp_path, "objects")] == [f"objects/{'ab' * 32}.parts"]
+    assert evict(store.directory, 0).entries == 4
+    assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+
+
+def test_chunks_that_were_here_get_their_other_name_when_they_are_read(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    put(store, 0, 1)
+    fresh = open_store(tmp_path)
+    fresh.objects = open_objects(fresh.directory)
+    digest, _ = chunk(0)
+    assert fresh.read_chunk(digest, SIZE, 0, 10)
+    assert [path.name for path in (tmp_path / "objects").rglob("*") if path.is_file()] == [digest.hex()]
+
+
+def test_nothing_of_an_earlier_boot_is_shared(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.objects = open_objects(store.directory)
+    put(store, 0)
+    store.directory.boot = "another"
+    assert open_objects(store.directory) is not None
+    assert list((tmp_path / "objects").iterdir()) == []
+    drop_old(store.directory)
+    assert [path.name for path in (tmp_path / "tmp").iterdir() if path.is_dir()] == []
+    store.directory.boot = ""
+    assert open_objects(store.directory) is None
 
 
 def test_what_is_too_old_goes_whatever_the_size(tmp_path: Path) -> None:
@@ -101,6 +140,7 @@ _WRITER = """
 import hashlib, sys
 from pathlib import Path
 from crfs.blobs.eviction import Limits
+from crfs.blobs.objects import drop_old, open_objects
 from crfs.blobs.store import open_store
 store = open_store(Path(sys.argv[1]), lambda root: Limits(40 << 16, 0))
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 120):

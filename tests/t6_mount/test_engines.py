@@ -67,7 +67,7 @@ def places() -> list[str]:
 
 def test_what_is_written_to_is_the_kernels(crfs: Crfs, stacked: Stacked, tmp_path: Path) -> None:
     """The image's own marks are none; a change of mode copies no bytes; a whiteout is the kernel's."""
-    root = stacked()
+    root = stacked("--engine", "overlay")
     assert fstype(crfs, root) == "overlay"
     assert (state(crfs)["engine"], state(crfs)["passed_over"]) == ("overlay", {})
     assert (root / "marked").read_bytes() == b"m"
@@ -82,11 +82,15 @@ def test_what_is_written_to_is_the_kernels(crfs: Crfs, stacked: Stacked, tmp_pat
     assert sorted(os.listdir(again / "dir")) == ["new"]
 
 
-def test_what_is_only_read_stays_with_fuse(crfs: Crfs, image: str) -> None:
+def test_an_image_is_the_kernels_and_directories_are_not(crfs: Crfs, image: str, tmp_path: Path) -> None:
     root = crfs.mount(image)
-    assert fstype(crfs, root) == "fuse.crfs"
+    assert fstype(crfs, root) == "overlay"
+    assert (state(crfs)["engine"], state(crfs)["passed_over"]) == ("erofs", {})
+    crfs.umount(root)
+    crfs.mount(image, "--lower", tmp_path, at=root)
     found = state(crfs)
     assert found["engine"] == "fuse"
+    assert "one image" in str(found["passed_over"])
     assert "nothing is written" in str(found["passed_over"])
 
 

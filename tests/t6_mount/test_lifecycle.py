@@ -107,7 +107,7 @@ def kill(crfs: Crfs, at: Path) -> None:
 
 
 def test_mounted_anew_after_a_kill(source: str, crfs: Crfs) -> None:
-    at = crfs.mount(source)
+    at = crfs.mount(source, "--engine", "fuse")
     check(at, "one")
     kill(crfs, at)
     crfs.mount(source, at=at)
@@ -117,7 +117,7 @@ def test_mounted_anew_after_a_kill(source: str, crfs: Crfs) -> None:
 
 
 def test_unmounted_after_a_kill(source: str, crfs: Crfs) -> None:
-    at = crfs.mount(source)
+    at = crfs.mount(source, "--engine", "fuse")
     kill(crfs, at)
     crfs.umount(at)
     assert not crfs.leftovers()
@@ -189,7 +189,7 @@ def test_mount_fuse(source: str, crfs: Crfs, link: Path, tmp_path: Path) -> None
     need_programs(["mount.fuse"])
     at, cache = crfs.new_directory(), tmp_path / "elsewhere"
     environment = {**crfs.environment, "PATH": f"{link}:{os.environ['PATH']}"}
-    options = f"rw,nosuid,nodev,cache={cache},tls-verify=false,x-systemd.automount,_netdev"
+    options = f"rw,nosuid,nodev,cache={cache},tls-verify=false,engine=fuse,x-systemd.automount,_netdev"
     command = ["/sbin/mount.fuse", source, str(at), "-t", "fuse.crfs", "-o", options]
     assert run_program(*command, env=environment) == b""
     (line,) = crfs.mounts()

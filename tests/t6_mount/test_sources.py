@@ -57,7 +57,7 @@ def check(root: Path) -> None:
 def test_blob_in_a_file(crfs: Crfs, tmp_path: Path, form: str) -> None:
     blob = tmp_path / "blob"
     blob.write_bytes(CHUNKED[form](ENTRIES).data)
-    check(crfs.mount(blob))
+    check(crfs.mount(blob, "--engine", "fuse"))
     (line,) = crfs.mounts()
     assert (line.fstype, line.source) == ("fuse.crfs", f"file://{blob}")
     assert crfs.log == ""
@@ -75,7 +75,7 @@ def test_blob_on_a_web_server(crfs: Crfs, form: str) -> None:
 def test_blob_by_a_file_url(crfs: Crfs, tmp_path: Path) -> None:
     blob = tmp_path / "ünusual, name\\"
     blob.write_bytes(estargz_layer(ENTRIES).data)
-    check(crfs.mount(f"file://{blob}"))
+    check(crfs.mount(f"file://{blob}", "--engine", "fuse"))
     (line,) = crfs.mounts()
     # llfuse takes nothing but ASCII for it
     assert line.source == f"file://{blob}".replace("ü", "\\xfc")

@@ -57,7 +57,7 @@ def test_same_tree_from_a_warm_cache(real_images: RealImages, tmp_path: Path) ->
 def test_umount_leaves_nothing(real_images: RealImages, tmp_path: Path) -> None:
     at = tmp_path / "mnt"
     with crfs(real_images.get("quirks", "esgz").ref, at, tmp_path / "cache"):
-        assert mount_type(at) == "fuse.crfs"
+        assert mount_type(at) is not None
         assert daemons(at)
     assert mount_type(at) is None
     assert not daemons(at)

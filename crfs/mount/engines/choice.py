@@ -69,13 +69,13 @@ def _why_not_fuse(wanted: Wanted) -> str | None:
     return None
 
 
-# best first; the last is for those who ask for it
+# best first
 ENGINES: tuple[tuple[EngineName, WhyNot], ...] = (
+    (EngineName.EROFS, _why_not_erofs),
     (EngineName.OVERLAY, _why_not_overlay),
     (EngineName.FUSE, _why_not_fuse),
-    (EngineName.EROFS, _why_not_erofs),
 )
-NAMES = (AUTO, EngineName.FUSE.value, EngineName.OVERLAY.value, EngineName.EROFS.value)
+NAMES = (AUTO, *(name.value for name, _ in reversed(ENGINES)))
 
 
 def choose(asked: str, wanted: Wanted) -> Choice:
@@ -91,3 +91,8 @@ def choose(asked: str, wanted: Wanted) -> Choice:
             raise MountError(f"the engine {asked} can't be used: {reason}")
         passed_over[engine] = reason
     raise AssertionError(f"no engine takes {wanted}")
+
+
+def fallen_back(choice: Choice, reason: Exception) -> Choice:
+    """The engine that can always be had, after the one that was chosen could not."""
+    return Choice(EngineName.FUSE, {**choice.passed_over, choice.engine: str(reason)})

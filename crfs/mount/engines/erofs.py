@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from crfs.errors import MountError
+from crfs.errors import EngineRefused, MountError
 from crfs.fuse.contenttree import ContentTree
 from crfs.mount.engines.erofsfs import mount_image
 from crfs.mount.engines.kernel import escaped
@@ -69,8 +69,13 @@ class _OverImage(Top):
         self.session_place = place / "contents"
         self.mountpoints = (self._tree, self.session_place)
 
+    def prepare(self) -> None:
+        try:
+            mount_image(self._below.image, self._tree)
+        except OSError as error:
+            raise EngineRefused(f"the EROFS image of the tree can't be mounted: {error.strerror}") from error
+
     def mount(self) -> None:
-        mount_image(self._below.image, self._tree)
         layers = (self._tree, self._below.objects, self.session_place)
         self.mount_over(b"::".join(escaped(os.fsencode(layer)) for layer in layers if layer is not None))
         if not takes_metacopy(self.request.mountpoint):

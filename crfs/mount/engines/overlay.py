@@ -40,8 +40,14 @@ def serve_under_overlay(
         top = make_top(place, until_end)
         for mountpoint in top.mountpoints:
             mountpoint.mkdir(exist_ok=True)
+        top.prepare()
         hidden = replace(request, mountpoint=top.session_place, writable=False)
-        open_session(operations, top.session_place, session_options(hidden))
+        try:
+            open_session(operations, top.session_place, session_options(hidden))
+        except MountError as error:
+            # where it was to be is nothing that anybody has named
+            reason = str(error).removeprefix(f"{top.session_place}: ")
+            raise MountError(f"{request.mountpoint}: {reason}") from error
 
         def end() -> None:
             top.take_down()
@@ -67,6 +73,9 @@ class Top:
         self._place = place
         self._until_end = until_end
         self._error: OSError | MountError | None = None
+
+    def prepare(self) -> None:
+        """Before there is a session: mount what needs none. EngineRefused."""
 
     def start(self, ready: Callable[[], None]) -> None:
         """Have it mounted; `ready` is called when it is."""
