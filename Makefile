@@ -5,7 +5,7 @@ VENV ?= .venv
 PREFIX ?= /usr/local
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
-TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun buildah strace git rsync
+TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun buildah strace git rsync stress-ng
 BENCH_PACKAGES := $(TEST_PACKAGES) squashfs-tools squashfuse
 
 .PHONY: all demo test bench deps test-deps bench-deps install clean
