@@ -5,13 +5,16 @@ Any thread submits; the loop's own thread must never wait for a future that it h
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from typing import Any, Generic, TypeVar
 
 from crfs.blobs.threads import leave_signals
+from crfs.errors import DigestMismatch, FormatError
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -68,6 +71,15 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def again_if_damaged(attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns; where it finds bytes that are damaged, a second one: that may have come on their way."""
+    try:
+        return await attempt()
+    except (DigestMismatch, FormatError) as error:
+        log.info("%s; fetching it again", error)
+    return await attempt()
 
 
 class Once(Generic[T]):

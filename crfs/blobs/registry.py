@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from crfs.blobs.blob import FetchedManifest, Sink
 from crfs.blobs.endpoint import Access, RegistryEndpoint
+from crfs.blobs.fetchloop import again_if_damaged
 from crfs.blobs.http import Response
 from crfs.blobs.referrers import fetch_referrers
 from crfs.blobs.registriesconf import RegistriesConf
@@ -67,7 +68,8 @@ class RegistryImage:
         async def fetch(number: int) -> FetchedManifest:
             endpoint = self._endpoints[number]
             attempt = _ManifestFetch(endpoint, identifier, wanted)
-            return await self._access.http.retrying(attempt, self._retries[number])
+            retried = partial(self._access.http.retrying, attempt, self._retries[number])
+            return await again_if_damaged(retried)
 
         return await first_of(self._order, fetch)
 
@@ -172,7 +174,7 @@ class RegistryBlob:
             verify(body, descriptor.digest, self._name)
             return body
 
-        return await first_of(self._order, fetch)
+        return await first_of(self._order, lambda resource: again_if_damaged(partial(fetch, resource)))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
 from crfs.blobs.blob import Blob
+from crfs.blobs.fetchloop import again_if_damaged
 from crfs.blobs.store import Store
 from crfs.errors import FormatError, UnsupportedError
 from crfs.formats.manifest import Descriptor
@@ -74,13 +75,15 @@ class Opener:
         self, blob: Blob, size: int | None, voucher: Voucher, find_external: FindExternal = no_external
     ) -> Toc | str:
         """See `TocFinder.find`."""
-        return await TocFinder(blob, size, voucher, self._pool, find_external).find()
+        return await again_if_damaged(TocFinder(blob, size, voucher, self._pool, find_external).find)
 
     async def _open_whole(self, blob: Blob, digest: str | None, diff_id: str | None, reason: str) -> Layer:
         # late: tarfile and zstandard are not for those who wait for a lazily read image
         from crfs.layers.ingest import open_whole
 
-        return await open_whole(blob, digest, diff_id, reason, self._store, self._pool)
+        return await again_if_damaged(
+            lambda: open_whole(blob, digest, diff_id, reason, self._store, self._pool)
+        )
 
 
 def lazy_layer(name: str, blob: Blob, toc: Toc, trust: Trust) -> Layer:

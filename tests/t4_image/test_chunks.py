@@ -24,7 +24,7 @@ from crfs.formats.footer import FooterKind
 from crfs.layers.codec import decode_member
 from tests.support.faults import CutBody, FlipByte, Slow, Stall, Status
 from tests.support.layers import Entry, File
-from tests.t3_layers.images import Built, Image, Place, forged, lazy
+from tests.t3_layers.images import Built, Image, Place, forged, lazy, whole
 
 RANDOM = random.Random(1)
 # members that do not compress, so that their sizes are known
@@ -392,6 +392,19 @@ def test_nothing_is_left_open(place: Place) -> None:
     gc.collect()
     wait_for(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
     assert set(threading.enumerate()) <= threads
+
+
+@pytest.mark.parametrize("path", ["/manifests/", "/blobs/"])
+@pytest.mark.parametrize("layer", [lazy, whole], ids=["lazy", "whole"])
+def test_damage_on_the_way_of_what_opens_an_image(
+    place: Place, path: str, layer: Callable[..., Built]
+) -> None:
+    """Manifest, TOC and whole layers: asked for again, once."""
+    digest = place.push("web", layer([File("f", LARGE)]))
+    place.proxy.use(FlipByte(path=path, at=-30, times=1))
+    with place.open(f"web@{digest}") as image:
+        assert image.read(b"f") == LARGE
+        assert sum(path in seen.path for seen in place.proxy.requests) >= 2
 
 
 # --- several on one cache

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from crfs.errors import FormatError, UsageError
 from crfs.image.runs import RUN_MAX, Span, plan_runs
 from crfs.image.trace import Touch, encode_trace, merge_traces, parse_trace
+from tests.support.faults import CutBody, Fault, Status
 from tests.support.layers import Dir, File
 from tests.support.mounting import wait_until
 from tests.t3_layers.images import Place, lazy, whole
@@ -98,6 +99,26 @@ def test_trace_that_lies_about_the_blob_does_no_harm(place: Place, tmp_path: Pat
     shutil.rmtree(place.cache)
     with place.open("web", trace=tmp_path / "t") as image:
         assert image.read(b"a/1") == random.Random(1).randbytes(60_000)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        CutBody(path="/blobs/", after=50_000, skip=3, times=2),
+        Status(path="/blobs/", status=429, headers={"Retry-After": "0"}, skip=3, times=2),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_faults_on_the_way_of_a_trace_are_made_good(place: Place, tmp_path: Path, fault: Fault) -> None:
+    names = [f"a/{number}".encode() for number in range(0, 30, 3)]
+    record(place, tmp_path / "t", *names, b"big")
+    shutil.rmtree(place.cache)
+    # the layers' tails, and what shows that one of them has no TOC, come first
+    place.proxy.use(fault)
+    with place.open("web", trace=tmp_path / "t") as image:
+        for name in names:
+            assert image.read(name) == random.Random(int(name[2:])).randbytes(60_000)
+        assert image.read(b"big") == random.Random(99).randbytes(BIG)
 
 
 def test_kept_trace_is_used_by_itself(place: Place) -> None:
