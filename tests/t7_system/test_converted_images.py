@@ -1,4 +1,4 @@
-"""Converted images, mounted and unpacked by umoci; and layers that buildah writes, mounted."""
+"""Converted images, read by everyone else; and layers that buildah writes, mounted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from benches import images
 from benches.commands import run
+from benches.containerd import Containerd, containerd
 from benches.recipes.quirks import UNTIMED
 from crfs.formats.toc import RESERVED_NAMES
 from crfs.registry.server import Registry
@@ -83,3 +84,32 @@ def test_what_buildah_pushes_is_mounted(crfs: Crfs, podman: Podman, registry: Re
         at = crfs.mount(ref)
         assert compare_trees(at, root, untimed=names) == []
         crfs.umount(at)
+
+
+def test_podman_runs_it_and_containerd_unpacks_it(crfs: Crfs, podman: Podman, registry: Registry) -> None:
+    need_programs(["containerd", "ctr"])
+    source, root = f"docker://{registry.address}/base:gzip", podman.place / "root"
+    names = [os.fsencode(path.relative_to(root)) for path in (root, *root.rglob("*"))]
+    podman.sh(f"buildah push -q --tls-verify=false base {source}")
+    made = [f"{registry.address}/made:v{number}" for number in range(len(WAYS))]
+    for ref, way in zip(made, WAYS, strict=True):
+        convert(crfs, source, f"docker://{ref}", way.split())
+        podman.sh(f"podman pull -q --tls-verify=false {ref}")
+        assert "user:x:1000" in podman.sh(f"podman run --rm $RUN {ref} cat /etc/passwd")
+    with containerd(podman.place) as daemon:
+        for ref in made:
+            assert differences_in_containerd(daemon, ref, podman.place / "mnt", root, names) == []
+
+
+def differences_in_containerd(
+    daemon: Containerd, ref: str, at: Path, root: Path, untimed: Collection[bytes]
+) -> list[str]:
+    ctr = ("ctr", "-a", daemon.socket, "images")
+    at.mkdir()
+    run(*ctr, "pull", "--plain-http", ref)
+    run(*ctr, "mount", ref, at)
+    try:
+        return differences(at, root, untimed)
+    finally:
+        run(*ctr, "unmount", "--rm", at)
+        at.rmdir()
