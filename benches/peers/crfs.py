@@ -61,7 +61,8 @@ class CrfsStore:
 
     def mounted(self, image: str, at: Path) -> AbstractContextManager[mounts.Mount]:
         ref = self.place.ref(image, self.peer.tag)
-        log = ("--log-file", str(self.place.directory / "crfs.log"))
+        # what is counted is what readers want, also where many of them take longer than it takes to be quiet
+        log = ("--log-file", str(self.place.directory / "crfs.log"), "--no-background-fetch")
         cache = self.place.directory / "cache"
         if self.peer.engine is None:
             return mounts.crfs(ref, at, cache, *log, *self.peer.options, env=self._environment())
