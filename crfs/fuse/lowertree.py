@@ -20,7 +20,4 @@ class LowerTree(ReadOnly):
 
     @handler
     def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
-        if not self._has_xattrs:
-            # once: each copy-up asks
-            raise llfuse.FUSEError(errno.ENOSYS)
         return [name for name in super().listxattr(inode, ctx) if not is_private(name)]

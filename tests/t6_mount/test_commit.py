@@ -88,7 +88,13 @@ def writable(crfs: Crfs, tmp_path: Path) -> Mounted:
 
 @pytest.mark.parametrize(
     ("name", "engine"),
-    [("estargz", "fuse"), ("zstd:chunked", "fuse"), ("gzip", "fuse"), ("estargz", "overlay")],
+    [
+        ("estargz", "fuse"),
+        ("zstd:chunked", "fuse"),
+        ("gzip", "fuse"),
+        ("estargz", "overlay"),
+        ("estargz", "erofs"),
+    ],
 )
 def test_shows_what_was_mounted(
     crfs: Crfs, registry: Registry, base: str, writable: Mounted, name: str, engine: str

@@ -15,7 +15,7 @@ STRESSORS = ("chattr", "copy-file", "dir", "fallocate", "fpunch", "link", "renam
 _OPERATIONS = "100"
 
 
-@pytest.mark.parametrize("engine", ["overlay"])
+@pytest.mark.parametrize("engine", ["overlay", "erofs"])
 def test_none_fails(tmp_path: Path, engine: str) -> None:
     need_root()
     need_fuse()
