@@ -103,19 +103,23 @@ def resolve(
         return blob.name, None, KeptTree(Tree(_merge(blob), sound=True), blob.layers)
     platform = platform_of(settings)
     digest, manifest = services.network.submit(fetch_manifest(opened, platform)).result()
-    kept, claim = _find_or_claim(
-        services.store, digest, lambda: load_tree(services.store, digest, manifest, opened.open_blob)
-    )
-    if kept is not None:
-        return opened.name, digest, kept
-    likely.begin(opened, digest, manifest)
-    with contextlib.ExitStack() as claimed:
-        claimed.callback(claim.release)
-        image = services.network.submit(open_layers(opened, opener, platform, digest, manifest)).result()
-        merged = _merge(image)
-        services.idle.submit(store_tree, services.store, digest, image.layers, merged)
-        services.idle.submit(claimed.pop_all().close)
-    return opened.name, digest, KeptTree(Tree(merged, sound=True), image.layers)
+    with contextlib.ExitStack() as meanwhile:
+        if settings.image_config is not None:
+            # into the cache, where it is found when it is to be written down
+            meanwhile.callback(services.network.submit(opened.fetch_blob(manifest.config)).result)
+        kept, claim = _find_or_claim(
+            services.store, digest, lambda: load_tree(services.store, digest, manifest, opened.open_blob)
+        )
+        if kept is not None:
+            return opened.name, digest, kept
+        likely.begin(opened, digest, manifest)
+        with contextlib.ExitStack() as claimed:
+            claimed.callback(claim.release)
+            image = services.network.submit(open_layers(opened, opener, platform, digest, manifest)).result()
+            merged = _merge(image)
+            services.idle.submit(store_tree, services.store, digest, image.layers, merged)
+            services.idle.submit(claimed.pop_all().close)
+        return opened.name, digest, KeptTree(Tree(merged, sound=True), image.layers)
 
 
 def _find_or_claim(
