@@ -218,6 +218,9 @@ def _unmount(mountpoint: Path) -> None:
             try:
                 _crfs("umount", str(mountpoint))
             except CrfsError:
+                if not os.path.ismount(mountpoint):
+                    # it is only the process behind it that has not ended
+                    raise
                 _crfs("umount", "--lazy", str(mountpoint))
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
