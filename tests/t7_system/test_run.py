@@ -293,6 +293,9 @@ def test_progress(run: Runs) -> None:
 def test_without_root(run: Runs, tmp_path: Path, ids: str) -> None:
     """As an ordinary user; /dev/fuse may be root's alone here, so the user has one of his own."""
     need_programs(["newuidmap"])
+    user = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"]
+    if subprocess.run([*user, *COMMAND, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("crfs is installed where only root may look")
     (tmp_path / "dev").mkdir()
     for path in (tmp_path, *tmp_path.parents[:-2]):
         path.chmod(path.stat().st_mode | 0o111)
@@ -304,10 +307,10 @@ def test_without_root(run: Runs, tmp_path: Path, ids: str) -> None:
         f"mount --bind {own}/fuse /dev/fuse",
         f"echo {ids} > {own}/ids",
         *(f"touch /etc/{name}; mount --bind {own}/ids /etc/{name}" for name in ("subuid", "subgid")),
-        'exec setpriv --reuid 1000 --regid 1000 --clear-groups "$@"',
+        f'exec {" ".join(user)} "$@"',
     ]
-    user = "user" if ids else "0"
+    name = "user" if ids else "0"
     script = "id -u; echo x > /tmp/x; stat -c %u /tmp/x /bin; exit 4"
-    done = run("--user", user, run.image, script, wrapper=("sh", "-c", "\n".join(lines), "sh"))
+    done = run("--user", name, run.image, script, wrapper=("sh", "-c", "\n".join(lines), "sh"))
     uid = "1000" if ids else "0"
     assert done == Done(4, f"{uid}\n{uid}\n0\n", "")
