@@ -17,7 +17,7 @@ from crfs.convert.packing import Pack
 # members are handed to the pool together until they hold so much: for a small one, that costs more than packing it
 _TOGETHER = 256 << 10
 # uncompressed bytes that may wait for the pool or for the target; a member may be larger, and waits alone then
-BACKLOG = 24 << 20
+BACKLOG = 16 << 20
 
 
 class Sink(Protocol):
