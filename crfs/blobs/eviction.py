@@ -70,7 +70,7 @@ def iter_entries(root: Path, part: str) -> Iterator[Entry]:
                     if part == "objects" and status.st_nlink > 1:
                         # a chunk's other name
                         continue
-                    yield Entry(status.st_mtime_ns, status.st_blocks * 512, f"{part}/{item.name}")
+                    yield Entry(status.st_atime_ns, status.st_blocks * 512, f"{part}/{item.name}")
 
 
 def entry_path(root: Path, name: str) -> Path:

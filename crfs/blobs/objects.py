@@ -4,19 +4,25 @@
     objects/ab/abcd....parts    a file that was put together
 
 Nobody looks at what the kernel reads here, so all of it was verified since the machine was started: what an earlier
-boot has left may not have reached the disk, and goes. Any thread, any process.
+boot has left may not have reached the disk, and goes. What was verified bears a time of change that no write leaves
+behind; each mount begins by dropping what has another one. Any thread, any process.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 from crfs.blobs.cachedir import CacheDirectory
 
+log = logging.getLogger(__name__)
 PARTS_SUFFIX = ".parts"
+# the time of change of what was verified: one second after the epoch
+VERIFIED_NS = 10**9
 _NAME = "objects"
 
 
@@ -35,11 +41,22 @@ class Objects:
         name = digest.hex()
         path = self.path(f"{name[:2]}/{name}")
         with contextlib.suppress(OSError):
+            os.utime(chunk, ns=(time.time_ns(), VERIFIED_NS))
             try:
                 os.link(chunk, path)
             except FileNotFoundError:
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.link(chunk, path)
+
+    def drop_changed(self) -> None:
+        """Remove what was written to since it was verified."""
+        for directory, _, names in os.walk(self.root):
+            for name in names:
+                path = f"{directory}/{name}"
+                with contextlib.suppress(FileNotFoundError):
+                    if os.stat(path).st_mtime_ns != VERIFIED_NS:
+                        log.warning("%s was changed by somebody; it is dropped", path)
+                        os.unlink(path)
 
 
 def open_objects(directory: CacheDirectory) -> Objects | None:

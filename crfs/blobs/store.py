@@ -19,7 +19,7 @@ from typing import IO
 from crfs._native.inflate import check_sha256
 from crfs.blobs.cachedir import CacheDirectory, open_cache_directory
 from crfs.blobs.eviction import Keeper, Limits
-from crfs.blobs.objects import Objects
+from crfs.blobs.objects import VERIFIED_NS, Objects
 from crfs.errors import CrfsError, DigestMismatch
 from crfs.formats.digest import check_hash, parse_digest
 
@@ -97,7 +97,8 @@ class Store:
         if now - before >= _USE_SECONDS:
             self._trusted[digest] = now
             with contextlib.suppress(OSError):
-                os.utime(fd)
+                # the time of change is what says that it is still as it was verified
+                os.utime(fd, ns=(time.time_ns(), os.fstat(fd).st_mtime_ns))
 
     def verified_chunk(self, digest: bytes, size: int) -> str | None:
         """The file of a chunk that this process has verified, or None if it is not here."""
@@ -130,6 +131,8 @@ class Store:
         """Keep a staged file as the content of that name, which whoever wrote it has verified. OSError."""
         if self.objects is None or (self._keeper is not None and not self._keeper.may_write()):
             return
+        staged.flush()
+        os.utime(staged.fileno(), ns=(time.time_ns(), VERIFIED_NS))
         self.directory.publish(staged, self.objects.path(name))
         if self._keeper is not None:
             self._keeper.wrote(os.stat(self.objects.path(name)).st_blocks * 512)

@@ -18,6 +18,9 @@ from crfs.mount.engines.erofs import Below, serve_over_contents
 from crfs.mount.fuse import MountRequest
 from crfs.overlay.overlay import UpperSpec
 
+# how long a mount waits for a look at a cache of very many files, which then goes on beside it
+_LOOK_SECONDS = 0.5
+
 
 def serve_by_erofs(
     services: Services,
@@ -38,6 +41,7 @@ def serve_by_erofs(
     if not sees_reads:
         store.objects = open_objects(store.directory)
         services.idle.submit(drop_old, store.directory)
+    looked = None if store.objects is None else services.pool.submit(store.objects.drop_changed)
     arrived = Arrived(tree, contents, layers, store, services.idle)
     operations = ContentTree(tree, contents, image.reader, arrived.read_out)
     with contextlib.ExitStack() as until_end:
@@ -47,6 +51,9 @@ def serve_by_erofs(
             )
         except CrfsError as error:
             raise EngineRefused(str(error)) from error
+        if looked is not None:
+            with contextlib.suppress(TimeoutError):
+                looked.result(_LOOK_SECONDS)
         below = Below(path, None if store.objects is None else store.objects.root)
         serve_over_contents(operations, below, request, spec, ready, stop)
 

@@ -270,16 +270,16 @@ def test_cached_chunks_need_no_registry(crfs: Crfs, proxy: FaultProxy, path: str
     assert "404" in crfs.log
 
 
-def test_damaged_cache_is_repaired(crfs: Crfs, proxy: FaultProxy, path: str) -> None:
-    """As soon as it is read again; what the kernel reads by itself, only after the next boot."""
+@pytest.mark.parametrize("engine", ["auto", "fuse"])
+def test_damaged_cache_is_repaired(crfs: Crfs, proxy: FaultProxy, path: str, engine: str) -> None:
     source = f"docker://{proxy.host}{path}"
-    at = crfs.mount(source, "--engine", "fuse")
+    at = crfs.mount(source, "--engine", engine)
     check(at, "file00", "file01")
     crfs.umount(at)
     chunks = [file for file in (crfs.cache / "chunks").rglob("*") if file.is_file()]
     for number, chunk in enumerate(chunks):
         content = chunk.read_bytes()
         chunk.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if number % 2 else content[:1000])
-    crfs.mount(source, "--engine", "fuse", at=at)
+    crfs.mount(source, "--engine", engine, at=at)
     check(at, "file00", "file01")
     assert crfs.log.count("does not match its name; it is dropped and fetched again") == len(chunks)
