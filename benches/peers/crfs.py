@@ -96,5 +96,6 @@ class CrfsStore:
 
 CRFS = Crfs()
 CRFS_WARM = Crfs("crfs + warm process", warm=True)
+CRFS_FUSE = Crfs("crfs-fuse", options=("--engine", "fuse"))
 CRFS_OVERLAY = Crfs("crfs-overlay", engine="overlay")
 CRFS_PLAIN = Crfs("crfs plain", "plain")

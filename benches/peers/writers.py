@@ -44,6 +44,7 @@ class Writer:
     command: Callable[[Stack, Path], list[str]]
     # what is mounted, read and taken down before, so that nothing has to be fetched
     warm_up: Callable[[Stack, Path], list[str]] | None = None
+    warm_kind: str = "fuse.crfs"
 
     def version(self) -> str:
         return self.ask_version()
@@ -59,7 +60,7 @@ class Writer:
         environment = {"CRFS_NO_SERVER": "1"}
         if self.warm_up is not None:
             words, unmount = self.warm_up(stack, at), [mounts.crfs_program(), "umount", str(at)]
-            with mounts.mounted(at, "fuse.crfs", words, unmount, env=environment) as warm:
+            with mounts.mounted(at, self.warm_kind, words, unmount, env=environment) as warm:
                 run("tar", "-C", warm.path, "-cf", os.devnull, ".")
         return mounts.mounted(at, self.kind, self.command(stack, at), ["umount", str(at)], env=environment)
 
@@ -76,23 +77,26 @@ def crfs_writer(name: str, *options: str, kind: str = "fuse.crfs") -> Writer:
     return Writer(name, kind, lambda: version_of(mounts.crfs_program()), command)
 
 
-def crfs_image_writer(engine: str) -> Writer:
-    """`crfs mount` of an OCI layout, by an engine of the kernel's."""
+def crfs_image_writer(engine: str, warm: str, warm_kind: str) -> Writer:
+    """`crfs mount` of an OCI layout, by an engine of the kernel's; `warm` is the one that reads everything before."""
 
-    def read_only(stack: Stack, at: Path) -> list[str]:
-        source = f"oci:{images.layout(stack.image)}:plain"
-        return [mounts.crfs_program(), "mount", "--cache", str(at.with_name("cache")), source, str(at)]
+    def mount(stack: Stack, at: Path, *options: str) -> list[str]:
+        cache, source = str(at.with_name("cache")), f"oci:{images.layout(stack.image)}:plain"
+        return [mounts.crfs_program(), "mount", "--cache", cache, "--engine", *options, source, str(at)]
+
+    def warm_up(stack: Stack, at: Path) -> list[str]:
+        return mount(stack, at, warm)
 
     def command(stack: Stack, at: Path) -> list[str]:
-        changes = ["--engine", engine, "--upper", str(stack.upper), "--work", str(stack.work)]
-        return [*read_only(stack, at), *changes]
+        return mount(stack, at, engine, "--upper", str(stack.upper), "--work", str(stack.work))
 
     version = partial(version_of, mounts.crfs_program())
-    return Writer(f"crfs-{engine}", "overlay", version, command, read_only)
+    return Writer(f"crfs-{engine}", "overlay", version, command, warm_up, warm_kind)
 
 
 CRFS = crfs_writer("crfs", "--engine", "fuse")
-CRFS_OVERLAY = crfs_image_writer("overlay")
+CRFS_OVERLAY = crfs_image_writer("overlay", "fuse", "fuse.crfs")
+CRFS_EROFS = crfs_image_writer("erofs", "erofs", "overlay")
 FUSE_OVERLAYFS = Writer(
     "fuse-overlayfs",
     "fuse.fuse-overlayfs",

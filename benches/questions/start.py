@@ -18,7 +18,7 @@ from typing import cast
 from benches.link import LOOPBACK, WAN, Counts
 from benches.mounts import Mount, drop_caches
 from benches.peers.containerd import CONTAINERD, CONTAINERD_STARGZ
-from benches.peers.crfs import CRFS, CRFS_OVERLAY, CRFS_PLAIN, CRFS_WARM
+from benches.peers.crfs import CRFS, CRFS_FUSE, CRFS_OVERLAY, CRFS_PLAIN, CRFS_WARM
 from benches.peers.peer import Mounter, Store
 from benches.peers.podman import PODMAN, PODMAN_FUSE
 from benches.peers.umoci import SKOPEO_UMOCI
@@ -27,6 +27,7 @@ from benches.question import Asking, Case, Unmeasured, Wanted
 
 PEERS = (
     CRFS,
+    CRFS_FUSE,
     CRFS_OVERLAY,
     CRFS_WARM,
     PODMAN,

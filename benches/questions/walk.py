@@ -14,13 +14,13 @@ from typing import cast
 from benches.link import LOOPBACK
 from benches.mounts import drop_caches
 from benches.peers.archives import RATARMOUNT, SQUASHFUSE
-from benches.peers.crfs import CRFS, CRFS_OVERLAY
+from benches.peers.crfs import CRFS, CRFS_FUSE, CRFS_OVERLAY
 from benches.peers.peer import Mounter
 from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
 from benches.programs import timed
 from benches.question import Asking, Case, Wanted
 
-PEERS = (CRFS, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
+PEERS = (CRFS, CRFS_FUSE, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:

@@ -19,11 +19,11 @@ from typing import cast
 from benches import images, workloads
 from benches.commands import run
 from benches.mounts import Mount
-from benches.peers.writers import CRFS, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, Stack, Writer
+from benches.peers.writers import CRFS, CRFS_EROFS, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, Stack, Writer
 from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
 
-PEERS = (CRFS, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS)
+PEERS = (CRFS, CRFS_OVERLAY, CRFS_EROFS, FUSE_OVERLAYFS, OVERLAYFS)
 
 _IMAGE = "pyapp"
 _SITE = "usr/local/lib/python3.11/dist-packages"
