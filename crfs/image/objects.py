@@ -32,6 +32,10 @@ class ObjectsAhead:
             self._seen.add(inode)
             self._submit(inode, True)
 
+    def is_object(self, inode: int) -> bool:
+        """Whether a file is known to be one: it is mapped, and touched here and there."""
+        return inode in self._seen
+
     def _submit(self, inode: int, again: bool) -> None:
         # the pool may have ended
         with contextlib.suppress(RuntimeError):

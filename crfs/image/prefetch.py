@@ -26,7 +26,9 @@ WHOLE_CHUNKS = 3
 WHOLE_MAX = 4 << 20
 # chunks that are fetched ahead of a reader that goes through a file from chunk to chunk
 AHEAD_MAX = 4
-_ROW_HERE = 3
+# how many in a row say that he does: of chunks that had to be fetched, that were fetched ahead, and of what was on the
+# disk or is an ELF object
+ROW_MISSED, ROW_ARRIVED, ROW_HERE = 1, 2, 3
 _REMEMBERED = 1024
 
 
@@ -86,10 +88,11 @@ class Prefetch:
             return NOTHING
         return Along(range(chunk - 1, file[0] - 1, -1), range(chunk + 1, file[-1] + 1))
 
-    def ahead(self, inode: int, chunk: int, here: bool = False) -> Sequence[int]:
-        """Chunks of the same file to start on now: none until two chunks were read one after the other.
+    def ahead(self, inode: int, chunk: int, least: int = ROW_MISSED) -> Sequence[int]:
+        """Chunks of the same file to start on now: none until `least` chunks followed one on the other.
 
-        Where this one was `here` already, somebody has read the file before, and most likely no more of it: then four.
+        What is here already, somebody has read before, and most likely no more of it. Objects are touched here and
+        there.
         """
         with self._lock:
             last, row = self._streams.get(inode, (-1, 0))
@@ -97,7 +100,7 @@ class Prefetch:
                 return ()
             row = row + 1 if chunk == last + 1 and last >= 0 else 0
             _remember(self._streams, inode, (chunk, row))
-        if row < (_ROW_HERE if here else 1):
+        if row < least:
             return ()
         return range(
             chunk + 1, min(chunk + 1 + min(2 * row, AHEAD_MAX), self._tree.file_chunks(chunk)[-1] + 1)

@@ -20,7 +20,7 @@ from crfs.image.chunks import ChunkLoader
 from crfs.image.counters import Counters
 from crfs.image.libraries import Libraries
 from crfs.image.objects import ObjectsAhead
-from crfs.image.prefetch import NOTHING, Along, Prefetch
+from crfs.image.prefetch import NOTHING, ROW_ARRIVED, ROW_HERE, ROW_MISSED, Along, Prefetch
 from crfs.layers.layer import Layer, Trust
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class ImageReader:
                 self._objects.first_read(inode, data)
             elif start == 0:
                 # what was fetched ahead is reached: on with it
-                self._start_all(self._prefetch.ahead(inode, chunk))
+                self._start_all(self._prefetch.ahead(inode, chunk, ROW_ARRIVED))
         return data
 
     def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool] = lambda: False) -> bytes:
@@ -132,7 +132,8 @@ class ImageReader:
             self._counters.cached(place.layer, end - start)
             return _pread(tar, place, start, end)
         data = self._find_chunk(place, start, end)
-        ahead = self._prefetch.ahead(inode, chunk, here=data is not None)
+        sparse = data is not None or self._objects.is_object(inode)
+        ahead = self._prefetch.ahead(inode, chunk, ROW_HERE if sparse else ROW_MISSED)
         flight = self._loader.load(chunk, self._prefetch.along(chunk)) if data is None else None
         self._start_all(ahead)
         if flight is None:
