@@ -397,6 +397,17 @@ def test_should_fail_without_permission_to_push(
     assert "401" in told or "credentials" in told
 
 
+@pytest.mark.parametrize(("status", "said"), [(403, "no push for you"), (507, "507")])
+def test_should_fail_where_target_takes_nothing(place: Place, status: int, said: str) -> None:
+    """Forbidden, or its disk is full."""
+    seed = place.layout("seed", LAYERS)
+    body = json.dumps({"errors": [{"code": "DENIED", "message": "no push for you"}]}).encode()
+    with FaultProxy(f"http://{place.registry.address}") as proxy:
+        proxy.use(Status(path="/blobs/uploads/", status=status, body=body))
+        assert said in place.refuse(seed, f"docker://{proxy.host}/refused:v1")
+    assert not place.tags("refused")
+
+
 def test_should_fail_source_that_is_cut(place: Place) -> None:
     seed = place.layout("seed", [make_tar([File("a", bytes(3 << 20))])])
     place.convert(seed, place.at(PLACES[0], "one"), "--format", "tar")
