@@ -208,7 +208,9 @@ def test_should_fail_config_that_is_another(place: Place) -> None:
 
 
 def test_should_fail_wrong_diff_id(place: Place) -> None:
-    place.push("web", whole(LOWER), whole(UPPER), diff_ids=[whole(LOWER).diff_id] * 2)
+    # of a layer that is nowhere: one that is here by then would be taken
+    absent = whole([File("absent")]).diff_id
+    place.push("web", whole(LOWER), whole(UPPER), diff_ids=[whole(LOWER).diff_id, absent])
     with pytest.raises(DigestMismatch, match=f"{whole(UPPER).descriptor.digest}: the layer's tar is"):
         place.open("web")
 
