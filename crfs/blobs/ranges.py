@@ -134,6 +134,9 @@ class RangeFetcher:
         LIKELY: only while no reader's want waits, and never on the last connections. REST: one at a time, while there
         is nothing else; it stands still as soon as there is. `anew`: what is on its way already won't do.
         """
+        if start == end:
+            # nobody need be asked
+            return memoryview(b"")
         loop = asyncio.get_running_loop()
         want = _Want(blob, start, end, need, loop.create_future(), arrived)
         under_way = None if anew else next((batch for batch in self._batches() if batch.covers(want)), None)
