@@ -8,21 +8,23 @@ import os
 import re
 import signal
 import sys
+import time
 import types
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import crfs
 from benches import answers
 from benches.catalogue import QUESTIONS
-from benches.draw.markdown import page
 from benches.draw.tables import print_answer
 from benches.link import LOOPBACK, WAN, Shape
 from benches.place import scratch, source
 from benches.processes import adopt_orphans
-from benches.question import Wanted
-from benches.runner import Runner
+from benches.question import Wanted, more_peers
+from benches.report import draw
+from benches.runner import Runner, Tell
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHAPES = {shape.name: shape for shape in (LOOPBACK, WAN)}
 _UNITS = {"kbit": 125.0, "mbit": 125e3, "gbit": 125e6, "ms": 1e-3, "s": 1.0}
 
@@ -36,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.geteuid() != 0:
         sys.exit("python -m benches: needs root: it mounts and drops the kernel's caches")
     adopt_orphans()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in _INTERRUPTS:
+        signal.signal(number, _interrupt)
     try:
         sys.exit(_ask_all(options))
     except KeyboardInterrupt:
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--list", action="store_true", help="show the questions and end")
     made.add_argument("--only", metavar="NAME,...", type=_names, default=(), help="these questions")
     made.add_argument("--cases", metavar="NAME,...", type=_names, default=(), help="these cases of them")
-    made.add_argument("--peers", metavar="A,B", type=_names, default=(), help="these peers")
+    made.add_argument("--peers", metavar="A,B", type=_names, default=(), help="these peers, or all")
     made.add_argument("--runs", type=int, default=5, help="how often each peer is asked (default 5)")
     made.add_argument("--link", type=_shape, metavar="loopback|wan|RATE,RTT", help="e.g. 50mbit,30ms")
     made.add_argument("--large", action="store_true", help="the image of 500,000 files too")
@@ -90,19 +92,22 @@ def _list() -> None:
     for name, question in QUESTIONS.items():
         print(f"{name:<12} {(question.__doc__ or '').splitlines()[0]}")
         print(f"{'':<12} peers: {', '.join(peer.name for peer in question.PEERS)}")
+        if more := more_peers(question):
+            print(f"{'':<12} if named: {', '.join(peer.name for peer in more)}")
 
 
 def _ask_all(options: argparse.Namespace) -> int:
     chosen = options.only or tuple(QUESTIONS)
-    if unknown := set(chosen) - set(QUESTIONS):
-        sys.exit(f"python -m benches: no such question: {', '.join(sorted(unknown))}")
+    _must_be_known("question", chosen, QUESTIONS)
+    _must_be_known("peer", options.peers, _peers(chosen))
     # pip leaves it compiled; a checkout, where bytecode is not written, would compile it for each start
     compileall.compile_dir(Path(crfs.__file__).parent, quiet=2)
     told = []
     with scratch() as directory, source(options.registry) as served:
         wanted = Wanted(options.large, options.link)
-        runner = Runner(served, directory, wanted, options.runs, options.peers)
-        for name in chosen:
+        runner = Runner(served, directory, wanted, options.runs, options.peers, _telling())
+        for number, name in enumerate(chosen, start=1):
+            runner.tell(f"{name}, question {number} of {len(chosen)}")
             told.append(runner.ask(name, QUESTIONS[name], options.cases))
             print_answer(told[-1])
             if options.report:
@@ -114,15 +119,25 @@ def _ask_all(options: argparse.Namespace) -> int:
     return int(any(_crfs_failed(answer) for answer in told))
 
 
-def draw(directory: Path) -> None:
-    """Draw the page and the plots of all answers in a directory."""
-    # matplotlib is of the extra `bench`, and is needed for nothing else
-    from benches.draw.plots import draw_all
+def _must_be_known(what: str, names: Sequence[str], known: Container[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"python -m benches: no such {what}: {', '.join(unknown)}")
 
-    told = answers.load_all(directory, list(QUESTIONS))
-    plots = draw_all(told, directory)
-    (directory / "benchmarks.md").write_text(page(told, plots))
-    (directory / "report.json").write_bytes(answers.to_json(told))
+
+def _peers(questions: Sequence[str]) -> set[str]:
+    asked = [QUESTIONS[name] for name in questions]
+    return {"all", *(peer.name for question in asked for peer in (*question.PEERS, *more_peers(question)))}
+
+
+def _telling() -> Tell:
+    """What prints a line of progress, with the minutes and seconds so far."""
+    begun = time.monotonic()
+
+    def tell(line: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - begun), 60)
+        print(f"[{minutes:02}:{seconds:02}] {line}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _crfs_failed(answer: answers.Answer) -> bool:
@@ -130,6 +145,9 @@ def _crfs_failed(answer: answers.Answer) -> bool:
 
 
 def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    """End, once: what is cleaned up then is not to be interrupted, nor are the programs that do it."""
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

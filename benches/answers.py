@@ -22,13 +22,16 @@ class PeerAnswer(msgspec.Struct, frozen=True):
 
 
 class CaseAnswer(msgspec.Struct, frozen=True):
-    """One case: by peer, and crfs's medians over each other peer's."""
+    """One case, and when it was asked: by peer, and crfs's medians over each other peer's."""
 
     name: str
     link: str
     entries: dict[str, int]
     peers: dict[str, PeerAnswer]
     ratios_of_crfs: dict[str, dict[str, float]]
+    date: str
+    commit: str
+    runs: int
 
 
 class Answer(msgspec.Struct, frozen=True):

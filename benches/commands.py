@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -35,8 +36,9 @@ def missing_programs(*names: str) -> list[str]:
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is; /usr/sbin and /sbin count although a user's PATH leaves them out."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    """Where a program is; root's directories count although a user's PATH leaves them out, and this Python's do."""
+    beside = str(Path(sys.executable).parent)
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", beside])
     return shutil.which(name, path=path)
 
 

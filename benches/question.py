@@ -59,7 +59,9 @@ class Question(Protocol):
     __doc__: str | None
 
     @property
-    def PEERS(self) -> Sequence[Peer]: ...
+    def PEERS(self) -> Sequence[Peer]:
+        """Those who are asked; `MORE`, where a question has it, are those that have to be named."""
+        ...
 
     def cases(self, wanted: Wanted) -> Sequence[Case]:
         """The circumstances to ask in."""
@@ -68,6 +70,12 @@ class Question(Protocol):
     def ask(self, asking: Asking) -> str:
         """Ask once; what the peer's program said, which has to be the same for all peers of a case."""
         ...
+
+
+def more_peers(question: Question) -> Sequence[Peer]:
+    """Those that are asked only where they are named, or all are."""
+    more: Sequence[Peer] = getattr(question, "MORE", ())
+    return more
 
 
 Questions = Mapping[str, Question]

@@ -17,6 +17,7 @@ from benches import images
 from benches.answers import Answer, CaseAnswer, PeerAnswer
 from benches.cache import remove_tree
 from benches.commands import CommandFailed
+from benches.containerd import ConverterMissing
 from benches.fidelity import Fidelity, measure
 from benches.link import Link, Shape, link
 from benches.machine import commit, machine
@@ -24,7 +25,7 @@ from benches.mounts import WrongMount, drop_caches
 from benches.peers.peer import NotHere, Peer
 from benches.place import Place, Source
 from benches.processes import StillRunning, descendants, end_new
-from benches.question import Asking, Case, Question, Unmeasured, Wanted
+from benches.question import Asking, Case, Question, Unmeasured, Wanted, more_peers
 from benches.stats import Samples
 
 FAILURES = (
@@ -36,6 +37,8 @@ FAILURES = (
     ValueError,
     subprocess.SubprocessError,
 )
+
+_LINE = 400
 
 Tell = Callable[[str], None]
 
@@ -54,15 +57,15 @@ class Runner:
 
     def ask(self, name: str, question: Question, only_cases: Sequence[str] = ()) -> Answer:
         """All cases of a question."""
-        before, extra = os.getloadavg(), dict[str, Any]()
+        before, extra, at = os.getloadavg(), dict[str, Any](), (_now(), commit())
         cases = [case for case in question.cases(self.wanted) if not only_cases or case.name in only_cases]
-        told = [self._ask_case(name, question, case, extra) for case in cases]
+        told = [self._ask_case(name, question, case, extra, at) for case in cases]
         return Answer(
             name=name,
             question=(question.__doc__ or "").strip(),
-            date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            commit=commit(),
-            options={"runs": self.runs, "large": self.wanted.large},
+            date=at[0],
+            commit=at[1],
+            options={"runs": self._runs_of(question), "large": self.wanted.large},
             machine=machine(),
             load={"before": before, "after": os.getloadavg()},
             writers=self._writers(cases),
@@ -71,21 +74,28 @@ class Runner:
             extra=extra,
         )
 
-    def _ask_case(self, name: str, question: Question, case: Case, extra: dict[str, Any]) -> CaseAnswer:
+    def _ask_case(
+        self, name: str, question: Question, case: Case, extra: dict[str, Any], at: tuple[str, str]
+    ) -> CaseAnswer:
         self._measure_link(case.shape)
-        panel = Panel([peer for peer in question.PEERS if not self.peers or peer.name in self.peers])
+        panel = Panel(chosen_peers(question, self.peers))
         panel.call(lambda peer: self._prepare(peer, case))
         to = self.source
+        runs = self._runs_of(question)
         with link(to.port, case.shape, to_host=to.host) as linked:
-            # a picture needs no more than one run
-            for turn in range(min(self.runs, getattr(question, "MOST_RUNS", self.runs))):
+            for turn in range(runs):
                 for peer in panel.rotated(turn):
                     with self._place(linked) as place:
                         asking = Asking(peer, case, place, panel.samples, extra)
                         took = panel.ask(question, asking)
-                    self.tell(f"{name}, {case.name}: run {turn + 1} of {self.runs}: {peer.name} {took}")
+                    self.tell(f"{name}, {case.name}: run {turn + 1} of {runs}: {peer.name} {took}")
         entries = {image: images.entries(image) for image in case.images}
-        return CaseAnswer(case.name, str(case.shape), entries, panel.answers(), panel.ratios())
+        return CaseAnswer(case.name, str(case.shape), entries, panel.answers(), panel.ratios(), *at, runs)
+
+    def _runs_of(self, question: Question) -> int:
+        """A picture needs no more than one."""
+        most: int = getattr(question, "MOST_RUNS", self.runs)
+        return min(self.runs, most)
 
     def _measure_link(self, shape: Shape) -> None:
         if shape.name not in self.fidelity:
@@ -120,6 +130,23 @@ class Runner:
         return found
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def chosen_peers(question: Question, names: Sequence[str]) -> list[Peer]:
+    """The usual ones, those that are named, or with the name `all` everybody that a question has."""
+    if not names:
+        return list(question.PEERS)
+    return [peer for peer in (*question.PEERS, *more_peers(question)) if peer.name in names or "all" in names]
+
+
+def _one_line(error: BaseException) -> str:
+    """What a table has room for: of a long message, how it begins and how it ends."""
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    return words if len(words) <= _LINE else f"{words[: _LINE // 2]} ... {words[-_LINE // 2 :]}"
+
+
 @dataclass(slots=True)
 class Panel:
     """The peers of one case: who is here, who failed, and what the others' numbers are."""
@@ -138,7 +165,7 @@ class Panel:
                 prepare(peer)
             except NotHere as error:
                 self.out[peer.name] = PeerAnswer("not here", message=str(error))
-            except (*FAILURES, images.NoWriter) as error:
+            except (*FAILURES, images.NoWriter, ConverterMissing) as error:
                 self._fail(peer, error)
 
     def rotated(self, turn: int) -> Iterator[Peer]:
@@ -157,7 +184,7 @@ class Panel:
             return f"not here: {error}"
         except FAILURES as error:
             self._fail(asking.peer, error)
-            return f"FAILED: {error}"
+            return f"FAILED: {_one_line(error)}"
         return f"{time.monotonic() - begun:.1f} s"
 
     def answers(self) -> dict[str, PeerAnswer]:
@@ -177,7 +204,7 @@ class Panel:
 
     def _fail(self, peer: Peer, error: BaseException) -> None:
         version = self.versions.get(peer.name, "")
-        self.out[peer.name] = PeerAnswer("failed", version, f"{type(error).__name__}: {error}")
+        self.out[peer.name] = PeerAnswer("failed", version, _one_line(error))
 
     def _compare(self, said: str) -> None:
         """Raises Unmeasured where a peer's program said what another's did not."""

@@ -7,6 +7,10 @@ import zlib
 _COLOURS = {
     "crfs": "#d62728",
     "crfs + warm process": "#ff7f7f",
+    "crfs-fuse": "#ff7f0e",
+    "crfs-overlay": "#fdbf6f",
+    "crfs stargz": "#fb9a99",
+    "crfs zstd:chunked": "#e31a8c",
     "crfs plain": "#8c2d04",
     "podman": "#6a3d9a",
     "podman + fuse-overlayfs": "#b294d1",
@@ -18,6 +22,11 @@ _COLOURS = {
     "ext4": "#888888",
     "squashfuse": "#e6ab02",
     "ratarmount": "#17becf",
+    "ctr-remote": "#1f78b4",
+    "ctr-remote zstd:chunked": "#7fb2d9",
+    "docker-registry": "#1f78b4",
+    "gzip -6": "#888888",
+    "zlib and dict": "#888888",
 }
 _OTHERS = ("#e377c2", "#bcbd22", "#9edae5", "#c49c94")
 

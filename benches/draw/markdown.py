@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 
 from benches.answers import Answer, CaseAnswer
 from benches.draw.numbers import is_better, label, quantity, ratio, spread
-from benches.draw.tables import absences, case_title, circumstances, measures_of
+from benches.draw.tables import absences, case_title, circumstances, measures_of, taken_apart
 from benches.stats import Summary
 
 
@@ -24,21 +25,62 @@ def page(answers: Sequence[Answer], plots: Sequence[str] = ()) -> str:
         "",
     ]
     for answer in answers:
-        lines += _section(answer, [plot for plot in plots if plot.startswith(f"{answer.name}.")])
+        lines += _section(answer, [plot for plot in plots if PurePath(plot).stem == answer.name])
     return "\n".join(lines)
 
 
-def short_table(answer: Answer) -> str:
-    """Of `start`: seconds, requests and bytes by link and peer."""
-    rows = []
-    for case in answer.cases:
-        for name, peer in case.peers.items():
-            if measures := peer.measures:
-                totals, fetched = measures["total_s"], measures["fetched_bytes"]
-                rows.append(
-                    (case.link, name, quantity(totals.median, "s"), quantity(fetched.median, "bytes"))
-                )
-    return "\n".join(_table(("link", "with", "until the program has ended", "fetched"), rows))
+def short_part(answers: Sequence[Answer]) -> str:
+    """For a README: starts by peer and link, and the cold walks that were asked."""
+    told = {answer.name: answer for answer in answers}
+    parts = [draw(told[name]) for name, draw in _SHORT.items() if name in told]
+    return "\n\n".join(parts)
+
+
+def _short_starts(answer: Answer) -> str:
+    """Seconds in all by peer and link, and bytes."""
+    first = answer.cases[0]
+    peers = dict.fromkeys(name for case in answer.cases for name, peer in case.peers.items() if peer.measures)
+    rows = [
+        (name, *(_median(case, name, "total_s") for case in answer.cases), _fetched(answer, name))
+        for name in peers
+    ]
+    circumstances = (
+        f"Until a python3 that imports numpy has finished, in an image of {_entries(first)} entries that was "
+        f"never here ({answer.machine.cores} cores, medians of {answer.options['runs']}, {answer.date.split()[0]}):"
+    )
+    head = (
+        "with",
+        *(f"by {case.link}" if case.link == case.name else case.link for case in answer.cases),
+        "fetched",
+    )
+    return "\n".join((circumstances, "", *_table(head, rows)))
+
+
+def _short_walks(answer: Answer) -> str:
+    """A line for each image."""
+    return "\n".join(f"- {_short_walk(case)}" for case in answer.cases)
+
+
+def _short_walk(case: CaseAnswer) -> str:
+    times = [
+        f"{name} {_median(case, name, 'cold_find_s')}" for name, peer in case.peers.items() if peer.measures
+    ]
+    return f"a cold `find` over {_entries(case)} entries: {', '.join(times)}"
+
+
+def _entries(case: CaseAnswer) -> str:
+    return f"{sum(case.entries.values()):,}"
+
+
+def _fetched(answer: Answer, peer: str) -> str:
+    """The most that any link carried, in the median."""
+    found = [case.peers[peer].measures["fetched_bytes"] for case in answer.cases if case.peers[peer].measures]
+    return quantity(max(it.median for it in found), "bytes")
+
+
+def _median(case: CaseAnswer, peer: str, measure: str) -> str:
+    found = case.peers[peer].measures.get(measure) if peer in case.peers else None
+    return quantity(found.median, found.unit) if found else ""
 
 
 def _section(answer: Answer, plots: Iterable[str]) -> Iterator[str]:
@@ -51,11 +93,13 @@ def _section(answer: Answer, plots: Iterable[str]) -> Iterator[str]:
     yield ""
     yield from (f"![{answer.name}]({plot})\n" for plot in plots)
     for case in answer.cases:
-        yield from _case(case)
+        yield from _case(answer, case)
 
 
-def _case(case: CaseAnswer) -> Iterator[str]:
+def _case(answer: Answer, case: CaseAnswer) -> Iterator[str]:
     yield from (f"### {case_title(case)}", "")
+    if earlier := taken_apart(answer, case):
+        yield from (earlier, "")
     units = measures_of(case)
     if case.ratios_of_crfs:
         shown = [
@@ -87,3 +131,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield "|---" * len(head) + "|"
     for row in rows:
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+_SHORT = {"start": _short_starts, "walk": _short_walks}

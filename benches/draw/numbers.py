@@ -29,12 +29,14 @@ def three_digits(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def spread(summary: Summary) -> str:
+def spread(summary: Summary, between: str = " ") -> str:
     """The median, and the least and the most beside it where there was more than one run."""
     median = quantity(summary.median, summary.unit)
     if len(summary.runs) == 1 or summary.min == summary.max:
         return median
-    return f"{median} ({quantity(summary.min, summary.unit)} to {quantity(summary.max, summary.unit)})"
+    return (
+        f"{median}{between}({quantity(summary.min, summary.unit)} to {quantity(summary.max, summary.unit)})"
+    )
 
 
 def label(measure: str) -> str:

@@ -11,10 +11,12 @@ from rich.text import Text
 from benches.answers import Answer, CaseAnswer
 from benches.draw.numbers import is_better, label, ratio, spread
 
+_FILE_WIDTH = 160
+
 
 def print_answer(answer: Answer, console: Console | None = None) -> None:
     """Print all that is told of a question."""
-    out = console or Console()
+    out = console or _console()
     out.rule(f"[bold]{answer.name}")
     out.print(answer.question.splitlines()[0], style="bold")
     for line in circumstances(answer):
@@ -26,6 +28,12 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
         out.print(_numbers(case, title))
         for line in absences(case):
             out.print(line, style="yellow", highlight=False)
+
+
+def _console() -> Console:
+    """The terminal; a file, which does not say how wide it is, has room for all columns."""
+    found = Console()
+    return found if found.is_terminal else Console(width=_FILE_WIDTH)
 
 
 def circumstances(answer: Answer) -> Iterator[str]:
@@ -46,6 +54,13 @@ def case_title(case: CaseAnswer) -> str:
     return "; ".join(filter(None, (case.name, images if len(case.entries) < 3 else "", link)))
 
 
+def taken_apart(answer: Answer, case: CaseAnswer) -> str:
+    """When a case was asked, if it was not with the question's newest ones."""
+    if (case.date, case.commit) == (answer.date, answer.commit):
+        return ""
+    return f"asked on {case.date}, crfs at {case.commit or 'no commit'}, {case.runs} runs of each"
+
+
 def measures_of(case: CaseAnswer) -> dict[str, str]:
     """All measures of a case, with their units."""
     return {name: it.unit for peer in case.peers.values() for name, it in peer.measures.items()}
@@ -60,9 +75,9 @@ def absences(case: CaseAnswer) -> Iterator[str]:
 
 def _ratios(case: CaseAnswer, title: str) -> Table:
     table = Table(title=f"crfs / peer: {title}", title_justify="left")
-    table.add_column("measure")
+    table.add_column("measure", overflow="fold")
     for peer in case.ratios_of_crfs:
-        table.add_column(peer, justify="right")
+        table.add_column(peer, justify="right", overflow="fold")
     for measure, unit in measures_of(case).items():
         found = [ratios.get(measure) for ratios in case.ratios_of_crfs.values()]
         if any(found):
@@ -78,11 +93,11 @@ def _ratio(value: float | None, unit: str) -> Text:
 
 def _numbers(case: CaseAnswer, title: str) -> Table:
     table = Table(title=f"median (least to most): {title}", title_justify="left")
-    table.add_column("measure")
+    table.add_column("measure", overflow="fold")
     there = {name: peer for name, peer in case.peers.items() if peer.measures}
     for peer in there:
-        table.add_column(peer, justify="right")
+        table.add_column(peer, justify="right", overflow="fold")
     for measure in measures_of(case):
         row = [peer.measures.get(measure) for peer in there.values()]
-        table.add_row(label(measure), *(spread(it) if it else "" for it in row))
+        table.add_row(label(measure), *(spread(it, "\n") if it else "" for it in row))
     return table

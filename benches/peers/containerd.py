@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benches import images
 from benches.commands import CommandFailed, run
 from benches.containerd import containerd, spawned
 from benches.mountinfo import mount_type
@@ -119,4 +120,4 @@ def _await_socket(socket: Path, process: subprocess.Popen[bytes], seconds: float
 
 
 CONTAINERD = Containerd("containerd")
-CONTAINERD_STARGZ = Containerd("containerd + stargz-snapshotter", "stargz", "esgz")
+CONTAINERD_STARGZ = Containerd("containerd + stargz-snapshotter", "stargz", images.ESTARGZ)

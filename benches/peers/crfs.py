@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches import mounts
+from benches import images, mounts
 from benches.commands import run
 from benches.peers.peer import version_of
 from benches.place import Place, Source
@@ -27,7 +27,7 @@ class Crfs:
     """
 
     name: str = "crfs"
-    tag: str = "esgz"
+    tag: str = images.ESTARGZ
     options: tuple[str, ...] = ()
     warm: bool = False
     # of the kernel's, with an upper directory on a tmpfs
@@ -99,3 +99,6 @@ CRFS_WARM = Crfs("crfs + warm process", warm=True)
 CRFS_FUSE = Crfs("crfs-fuse", options=("--engine", "fuse"))
 CRFS_OVERLAY = Crfs("crfs-overlay", engine="overlay")
 CRFS_PLAIN = Crfs("crfs plain", "plain")
+# nothing in a stargz layer is verified by what the manifest says: without the option it's fetched whole
+CRFS_STARGZ = Crfs("crfs stargz", images.crfs_tag("stargz"), options=("--allow-unverified",))
+CRFS_ZSTD = Crfs("crfs zstd:chunked", images.crfs_tag("zstd:chunked"))

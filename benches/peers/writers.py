@@ -36,15 +36,15 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A program that mounts a stack, `command` being its words; what it mounts is of the type `kind`."""
+    """A program that mounts a stack, `command` being its words; what it mounts is of a type in `kind`."""
 
     name: str
-    kind: str
+    kind: str | tuple[str, ...]
     ask_version: Callable[[], str]
     command: Callable[[Stack, Path], list[str]]
     # what is mounted, read and taken down before, so that nothing has to be fetched
     warm_up: Callable[[Stack, Path], list[str]] | None = None
-    warm_kind: str = "fuse.crfs"
+    warm_kind: str | tuple[str, ...] = "fuse.crfs"
 
     def version(self) -> str:
         return self.ask_version()
@@ -77,7 +77,7 @@ def crfs_writer(name: str, *options: str, kind: str = "fuse.crfs") -> Writer:
     return Writer(name, kind, lambda: version_of(mounts.crfs_program()), command)
 
 
-def crfs_image_writer(engine: str, warm: str, warm_kind: str) -> Writer:
+def crfs_image_writer(name: str, engine: str, warm: str, kinds: tuple[str, ...]) -> Writer:
     """`crfs mount` of an OCI layout, by an engine of the kernel's; `warm` is the one that reads everything before."""
 
     def mount(stack: Stack, at: Path, *options: str) -> list[str]:
@@ -91,12 +91,13 @@ def crfs_image_writer(engine: str, warm: str, warm_kind: str) -> Writer:
         return mount(stack, at, engine, "--upper", str(stack.upper), "--work", str(stack.work))
 
     version = partial(version_of, mounts.crfs_program())
-    return Writer(f"crfs-{engine}", "overlay", version, command, warm_up, warm_kind)
+    return Writer(name, kinds, version, command, warm_up, kinds)
 
 
-CRFS = crfs_writer("crfs", "--engine", "fuse")
-CRFS_OVERLAY = crfs_image_writer("overlay", "fuse", "fuse.crfs")
-CRFS_EROFS = crfs_image_writer("erofs", "erofs", "overlay")
+# of an image, as root, the engine that is taken for want of another name is the kernel's EROFS
+CRFS = crfs_image_writer("crfs", "auto", "auto", ("overlay", "fuse.crfs"))
+CRFS_OVERLAY = crfs_image_writer("crfs-overlay", "overlay", "fuse", ("overlay", "fuse.crfs"))
+CRFS_FUSE = crfs_writer("crfs-fuse", "--engine", "fuse")
 FUSE_OVERLAYFS = Writer(
     "fuse-overlayfs",
     "fuse.fuse-overlayfs",

@@ -1,8 +1,9 @@
 """What does a start cost, by the way in which the image was written?
 
-The cold start of `start`, by crfs, of the same image as `crfs convert` writes it with several sizes of chunks, with
-small files in members of their own or together until those hold so much (the second size), as zstd:chunked, and with
-the files that a start had read in front (traced). `written` is the sum of the layers.
+The cold start of `start`, by crfs, of the same image as eStargz (`crfs`, and as ctr-remote writes it), stargz,
+zstd:chunked and a plain image; and as `crfs convert` writes eStargz with several sizes of chunks, with small files in
+members of their own or together until those hold so much (the second size), and with the files that a start had read
+in front (traced). `written` is the sum of the layers.
 """
 
 from __future__ import annotations
@@ -12,15 +13,27 @@ from typing import cast
 
 from benches import images
 from benches.link import LOOPBACK, WAN
-from benches.peers.crfs import Crfs
+from benches.peers.crfs import CRFS, CRFS_PLAIN, CRFS_STARGZ, CRFS_ZSTD, Crfs
 from benches.question import Asking, Case, Wanted
 from benches.questions.start import first_run
 
 _IMAGE = "pyapp"
-_SIZES = ("256K-64K", "1M-0", "1M-64K", "1M-256K", "4M-0", "4M-64K")
-_WAYS = (*_SIZES, "4M-64K-traced", "zstd:chunked", "zstd:chunked-1M")
 
-PEERS = tuple(Crfs(f"crfs {way}", images.crfs_tag(way)) for way in _WAYS)
+
+def _written(way: str) -> Crfs:
+    return Crfs(f"crfs {way}", images.crfs_tag(way))
+
+
+PEERS = (
+    CRFS,
+    Crfs("crfs by ctr-remote", "esgz"),
+    _written("4M-64K"),
+    _written("4M-64K-traced"),
+    CRFS_STARGZ,
+    CRFS_ZSTD,
+    CRFS_PLAIN,
+)
+MORE = tuple(map(_written, ("256K-64K", "1M-0", "1M-64K", "1M-256K", "zstd:chunked-1M")))
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:

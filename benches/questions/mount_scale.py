@@ -14,14 +14,14 @@ from typing import cast
 from benches.link import LOOPBACK
 from benches.mounts import drop_caches
 from benches.peers.archives import RATARMOUNT, SQUASHFUSE
-from benches.peers.crfs import CRFS
+from benches.peers.crfs import CRFS, CRFS_FUSE
 from benches.peers.peer import Mounter, Store
 from benches.peers.unpacked import FUSE_OVERLAYFS, OVERLAYFS
 from benches.processes import weigh
 from benches.programs import timed
 from benches.question import Asking, Case, Wanted
 
-PEERS = (CRFS, FUSE_OVERLAYFS, OVERLAYFS, SQUASHFUSE, RATARMOUNT)
+PEERS = (CRFS, CRFS_FUSE, FUSE_OVERLAYFS, OVERLAYFS, SQUASHFUSE, RATARMOUNT)
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:

@@ -14,14 +14,15 @@ from typing import cast
 from benches.link import LOOPBACK
 from benches.mounts import Mount, drop_caches
 from benches.peers.archives import RATARMOUNT, SQUASHFUSE
-from benches.peers.crfs import CRFS
+from benches.peers.crfs import CRFS, CRFS_FUSE, CRFS_OVERLAY, CRFS_STARGZ, CRFS_ZSTD
 from benches.peers.peer import Mounter
 from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
 from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
 from benches.recipes.bigfile import BIG_NAME, BIG_SIZE
 
-PEERS = (CRFS, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
+PEERS = (CRFS, CRFS_FUSE, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
+MORE = (CRFS_OVERLAY, CRFS_STARGZ, CRFS_ZSTD)
 
 _IMAGE = "bigfile"
 _READS = 2000

@@ -23,7 +23,8 @@ from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
 from benches.recipes import fleet
 
-PEERS = (CRFS, CRFS_WARM, PODMAN, PODMAN_FUSE, CONTAINERD)
+PEERS = (CRFS, CRFS_WARM, PODMAN, CONTAINERD)
+MORE = (PODMAN_FUSE,)
 
 _IMAGES = tuple(f"fleet-{number}" for number in range(fleet.COUNT))
 _READ = "cat runtime/0000*.py service/*00*.py | sha256sum"

@@ -18,25 +18,23 @@ from typing import cast
 from benches.link import LOOPBACK, WAN, Counts
 from benches.mounts import Mount, drop_caches
 from benches.peers.containerd import CONTAINERD, CONTAINERD_STARGZ
-from benches.peers.crfs import CRFS, CRFS_FUSE, CRFS_OVERLAY, CRFS_PLAIN, CRFS_WARM
+from benches.peers.crfs import (
+    CRFS,
+    CRFS_FUSE,
+    CRFS_OVERLAY,
+    CRFS_PLAIN,
+    CRFS_STARGZ,
+    CRFS_WARM,
+    CRFS_ZSTD,
+)
 from benches.peers.peer import Mounter, Store
 from benches.peers.podman import PODMAN, PODMAN_FUSE
 from benches.peers.umoci import SKOPEO_UMOCI
 from benches.programs import import_numpy
 from benches.question import Asking, Case, Unmeasured, Wanted
 
-PEERS = (
-    CRFS,
-    CRFS_FUSE,
-    CRFS_OVERLAY,
-    CRFS_WARM,
-    PODMAN,
-    CONTAINERD,
-    CONTAINERD_STARGZ,
-    SKOPEO_UMOCI,
-    PODMAN_FUSE,
-    CRFS_PLAIN,
-)
+PEERS = (CRFS, CRFS_WARM, PODMAN, CONTAINERD, CONTAINERD_STARGZ, SKOPEO_UMOCI)
+MORE = (CRFS_FUSE, CRFS_OVERLAY, CRFS_STARGZ, CRFS_ZSTD, CRFS_PLAIN, PODMAN_FUSE)
 
 _IMAGE = "pyapp"
 

@@ -20,7 +20,8 @@ from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
 from benches.programs import timed
 from benches.question import Asking, Case, Wanted
 
-PEERS = (CRFS, CRFS_FUSE, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
+PEERS = (CRFS, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
+MORE = (CRFS_FUSE, CRFS_OVERLAY)
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:

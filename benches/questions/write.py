@@ -3,7 +3,8 @@
 The image's layers are directories, under a new upper directory on a new tmpfs: what a disk costs is everybody's, what
 a file system costs is its own. In one mount: `tar -x` of 20,000 small files and `rm -rf` of them, `git clone` of a
 local repository, then 100 appends to lower files, `chmod -R` of 10,000 and `rm -rf` of 13,000 lower ones, which are
-in the page cache. What the tree shows afterwards has to be the same for all.
+in the page cache. What the tree shows afterwards has to be the same for all. crfs has the image instead of the
+directories, all of it in its cache; crfs-fuse is its own overlay, over the directories.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import cast
 from benches import images, workloads
 from benches.commands import run
 from benches.mounts import Mount
-from benches.peers.writers import CRFS, CRFS_EROFS, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, Stack, Writer
+from benches.peers.writers import CRFS, CRFS_FUSE, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, Stack, Writer
 from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
 
-PEERS = (CRFS, CRFS_OVERLAY, CRFS_EROFS, FUSE_OVERLAYFS, OVERLAYFS)
+PEERS = (CRFS, CRFS_FUSE, FUSE_OVERLAYFS, OVERLAYFS)
+MORE = (CRFS_OVERLAY,)
 
 _IMAGE = "pyapp"
 _SITE = "usr/local/lib/python3.11/dist-packages"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from benches import answers
 from benches.__main__ import parse_shape
 from benches.answers import Answer, CaseAnswer, PeerAnswer
-from benches.draw.markdown import page, short_table
+from benches.draw.markdown import page, short_part
 from benches.fidelity import Fidelity
 from benches.link import WAN, Pace, Shape
 from benches.machine import machine
@@ -26,7 +27,9 @@ from benches.peers.writers import Stack, Writer
 from benches.processes import naming
 from benches.question import Asking, Case
 from benches.questions import write
-from benches.runner import Panel
+from benches.report import main as merge
+from benches.report import with_part
+from benches.runner import Panel, chosen_peers
 from benches.stats import Samples, summarize
 from tests.support.dockerregistry import need_programs, need_root
 from tests.support.mounting import need_fuse
@@ -124,8 +127,8 @@ def test_peers_take_turns_and_those_out_are_told() -> None:
         ["podman", "other", "crfs"],
     ]
     assert _asked(panel, "crfs", "same").endswith(" s")
-    assert _asked(panel, "podman", OSError("broken")) == "FAILED: broken"
-    assert _asked(panel, "other", "different").startswith("FAILED: its program said 'different'")
+    assert _asked(panel, "podman", OSError("broken")) == "FAILED: OSError: broken"
+    assert _asked(panel, "other", "different").startswith("FAILED: Unmeasured: its program said 'different'")
     told = panel.answers()
     assert {name: peer.state for name, peer in told.items()} == {
         "crfs": "measured",
@@ -164,7 +167,7 @@ def _answer(name: str = "start", case: str = "loopback") -> Answer:
         load={"before": (0.5, 0.0, 0.0), "after": (1.0, 0.0, 0.0)},
         writers={"pyapp:esgz": "ctr-remote 0.12"},
         fidelity={"loopback": Fidelity(0, 1e9, 0, 0.0001, 0.001)},
-        cases=[CaseAnswer(case, case, {"pyapp": 100}, peers, ratios)],
+        cases=[CaseAnswer(case, case, {"pyapp": 100}, peers, ratios, "2026-01-02 03:04 UTC", "abc", 1)],
     )
 
 
@@ -174,6 +177,51 @@ def test_answers_are_kept_by_case(tmp_path: Path) -> None:
     kept = answers.load_all(tmp_path, ["walk", "start"])
     assert [[case.name for case in answer.cases] for answer in kept] == [["loopback", "wan"]]
     assert kept[0].cases[1] == _answer(case="wan").cases[0]
+
+
+def test_parts_are_merged_and_published(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report, part, root = tmp_path / "report", tmp_path / "part", tmp_path / "root"
+    answers.save(_answer(), report)
+    later = "2026-02-03 04:05 UTC"
+    wan = msgspec.structs.replace(_answer(case="wan").cases[0], date=later)
+    answers.save(msgspec.structs.replace(_answer(case="wan"), date=later, cases=[wan]), part)
+    (root / "docs").mkdir(parents=True)
+    (root / "README.md").write_text("before\n<!-- benches: x -->\nold\n<!-- benches end -->\nafter\n")
+    merge([str(report), str(part), "--publish", str(root)])
+    page = (root / "docs/benchmarks.md").read_text()
+    assert page.index("### loopback") < page.index("asked on 2026-01-02 03:04 UTC") < page.index("### wan")
+    assert page.count("asked on") == 1
+    assert "![start](benchmarks/start.svg)" in page
+    assert (root / "docs/benchmarks/start.svg").exists()
+    readme = (root / "README.md").read_text()
+    assert "| crfs | 1.00 s | 1.00 s | 500 kB |" in readme
+    assert "old" not in readme
+    assert readme.endswith("<!-- benches end -->\nafter\n")
+
+
+def test_should_fail_where_no_place_is_marked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no place is marked"):
+        with_part("a page without marks", "part")
+
+
+def test_those_who_have_to_be_named_are_asked_when_they_are() -> None:
+    usual, more = (Said("crfs"), Said("podman")), (Said("rare"),)
+
+    class Question:
+        """Has one peer more."""
+
+        PEERS, MORE = usual, more
+
+        def cases(self, _wanted: object) -> list[Case]:
+            return []
+
+        def ask(self, _asking: Asking) -> str:
+            return ""
+
+    for names, chosen in (((), ["crfs", "podman"]), (("rare", "crfs"), ["crfs", "rare"])):
+        assert [peer.name for peer in chosen_peers(Question(), names)] == chosen
+    assert len(chosen_peers(Question(), ("all",))) == 3
 
 
 def test_page_tells_ratios_numbers_circumstances_and_absences() -> None:
@@ -186,7 +234,7 @@ def test_page_tells_ratios_numbers_circumstances_and_absences() -> None:
         assert wanted in text
     for wanted in ("load 0.5 before", "pyapp:esgz by ctr-remote", "![start](start.svg)", "crfs at abc"):
         assert wanted in text
-    assert "| loopback | crfs | 1.00 s | 500 kB |" in short_table(_answer())
+    assert "| crfs | 1.00 s | 500 kB |" in short_part([_answer()])
 
 
 def test_plots_are_drawn(tmp_path: Path) -> None:
@@ -206,7 +254,7 @@ def test_writes_are_drawn(tmp_path: Path) -> None:
 
 
 # those that mount directories, not an image that would have to be built
-DIRECTORY_WRITERS = [writer for writer in write.PEERS if writer.warm_up is None]
+DIRECTORY_WRITERS = [writer for writer in (*write.PEERS, *write.MORE) if writer.warm_up is None]
 
 
 @pytest.mark.parametrize("writer", DIRECTORY_WRITERS, ids=lambda writer: writer.name)
