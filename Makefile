@@ -6,29 +6,31 @@ PREFIX ?= /usr/local
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
 TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun buildah strace git rsync stress-ng
-BENCH_PACKAGES := $(TEST_PACKAGES) squashfs-tools squashfuse
+BENCH_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap git
+PEER_PACKAGES := podman crun fuse-overlayfs squashfs-tools squashfuse
 
 .PHONY: all demo test bench deps test-deps bench-deps install clean
 
 all: $(VENV)/.installed
 
+INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends
+
+# $(call need,PACKAGES): a machine without apt has to have them already
+define need
+	@missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null; then $(SUDO) apt-get update -q && $(INSTALL) $$missing; fi
+endef
+
 deps:
-	@missing=$$(for p in $(BUILD_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
-	fi
+	$(call need,$(BUILD_PACKAGES))
 
 test-deps: deps
-	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
-	fi
+	$(call need,$(TEST_PACKAGES))
 
+# of the peers each that can be had is taken: the others are reported as not here
 bench-deps: deps
-	@missing=$$(for p in $(BENCH_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  $(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
-	fi
+	$(call need,$(BENCH_PACKAGES))
+	@for p in $(PEER_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || $(INSTALL) $$p || true; done
 
 $(VENV)/bin/python: | deps
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +54,7 @@ test: test-deps | $(VENV)/bin/python
 # BENCH_OPTIONS='--only start --runs 3' and the like; images are built once, into the user's cache directory
 bench: bench-deps $(VENV)/.installed
 	$(VENV)/bin/python -m pip install -q -e '.[bench]'
+	-$(VENV)/bin/python -m pip install -q ratarmount
 	$(SUDO) $(VENV)/bin/python -m benches --report bench-report $(BENCH_OPTIONS)
 
 clean:

@@ -21,6 +21,7 @@ from benches.link import LOOPBACK, WAN, Shape
 from benches.place import scratch, source
 from benches.processes import adopt_orphans
 from benches.question import Wanted, more_peers
+from benches.registry import RegistryFailed
 from benches.report import draw
 from benches.runner import Runner, Tell
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         signal.signal(number, _interrupt)
     try:
         sys.exit(_ask_all(options))
+    except RegistryFailed as error:
+        sys.exit(f"python -m benches: {error}")
     except KeyboardInterrupt:
         print("interrupted; nothing is left mounted or running", file=sys.stderr)
         sys.exit(130)

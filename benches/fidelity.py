@@ -15,7 +15,7 @@ import msgspec
 from benches.link import Shape, link
 
 _DOWNLOAD = 50_000_000
-_PINGS = 5
+_PINGS = 11
 _RATE_TOLERANCE = 0.05
 _ROUND_TRIP_TOLERANCE = 0.002
 _HEAD = b"GET /%d HTTP/1.1\r\n\r\n"
