@@ -14,6 +14,7 @@ from typing import cast
 from benches.link import LOOPBACK
 from benches.mounts import Mount, drop_caches
 from benches.peers.archives import RATARMOUNT, SQUASHFUSE
+from benches.peers.containerd import CONTAINERD_STARGZ
 from benches.peers.crfs import CRFS, CRFS_FUSE, CRFS_OVERLAY, CRFS_STARGZ, CRFS_ZSTD
 from benches.peers.peer import Mounter
 from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
@@ -21,7 +22,7 @@ from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
 from benches.recipes.bigfile import BIG_NAME, BIG_SIZE
 
-PEERS = (CRFS, CRFS_FUSE, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
+PEERS = (CRFS, CRFS_FUSE, CONTAINERD_STARGZ, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
 MORE = (CRFS_OVERLAY, CRFS_STARGZ, CRFS_ZSTD)
 
 _IMAGE = "bigfile"

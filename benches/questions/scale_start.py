@@ -14,16 +14,17 @@ from contextlib import ExitStack
 from typing import cast
 
 from benches.link import LOOPBACK
-from benches.peers.containerd import CONTAINERD
+from benches.peers.containerd import CONTAINERD, CONTAINERD_STARGZ
 from benches.peers.crfs import CRFS, CRFS_WARM
 from benches.peers.peer import Mounter, Store
 from benches.peers.podman import PODMAN, PODMAN_FUSE
 from benches.processes import weigh
 from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
+from benches.questions.start import must_be_cold
 from benches.recipes import fleet
 
-PEERS = (CRFS, CRFS_WARM, PODMAN, CONTAINERD)
+PEERS = (CRFS, CRFS_WARM, PODMAN, CONTAINERD, CONTAINERD_STARGZ)
 MORE = (PODMAN_FUSE,)
 
 _IMAGES = tuple(f"fleet-{number}" for number in range(fleet.COUNT))
@@ -49,7 +50,7 @@ def ask(asking: Asking) -> str:
         try:
             said = [future.result()[1] for future in started]
             asking.add(last_s=time.perf_counter() - begun)
-            asking.add(fetched_bytes=place.link.take().bytes_down)
+            asking.add(fetched_bytes=must_be_cold(place.link.take()).bytes_down)
             asking.add(serving_pss_bytes=weigh(place.processes())[1], idle_pss_bytes=idle)
         finally:
             # whoever failed, all others are unmounted

@@ -18,6 +18,7 @@ from benches.peers.crfs import CRFS
 from benches.peers.peer import Mounter
 from benches.programs import import_numpy
 from benches.question import Asking, Case, Wanted
+from benches.questions.start import must_be_cold
 
 PEERS = (CRFS,)
 
@@ -42,7 +43,7 @@ def ask(asking: Asking) -> str:
             with first_reads(mount.path) as reads:
                 _, said = import_numpy(mount)
                 finished = time.monotonic() - begun
-            counts = place.link.take()
+            counts = must_be_cold(place.link.take())
     asking.add(mounted_s=mounted, finished_s=finished, fetched_requests=len(counts.fetches))
     asking.extra["timeline"] = {
         "mounted": mounted,

@@ -14,13 +14,14 @@ from typing import cast
 from benches.link import LOOPBACK
 from benches.mounts import drop_caches
 from benches.peers.archives import RATARMOUNT, SQUASHFUSE
+from benches.peers.containerd import CONTAINERD_STARGZ
 from benches.peers.crfs import CRFS, CRFS_FUSE, CRFS_OVERLAY
 from benches.peers.peer import Mounter
 from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
 from benches.programs import timed
 from benches.question import Asking, Case, Wanted
 
-PEERS = (CRFS, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
+PEERS = (CRFS, CONTAINERD_STARGZ, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE, RATARMOUNT)
 MORE = (CRFS_FUSE, CRFS_OVERLAY)
 
 
