@@ -156,12 +156,16 @@ class CrfsEngine:
 
     def mount(self, layers: Layers, at: Path, *options: str) -> FuseMount:
         bottom, *above = layers.lowers
+        return self.mount_source(bottom, replace(layers, lowers=tuple(above)), at)
+
+    def mount_source(self, source: str | Path, layers: Layers, at: Path) -> FuseMount:
+        """Whatever a source may be, with the layers over it."""
         words: list[str | Path] = ["mount", "--engine", self.name.removeprefix("crfs-"), "--no-server"]
-        for lower in reversed(above):
+        for lower in reversed(layers.lowers):
             words += ["--lower", lower]
         if layers.upper is not None and layers.work is not None:
             words += ["--upper", layers.upper, "--work", layers.work]
-        said, mount = _daemon([_beside("crfs"), *words, bottom, at], at, self.environment)
+        said, mount = _daemon([_beside("crfs"), *words, source, at], at, self.environment)
         if said:
             mount.kill()
             raise MountFailed(f"crfs mount succeeds, but says: {said}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import socket
 import stat
@@ -52,7 +53,7 @@ class Hand:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._pid: int = connection.recv()
+        self._process = os.pidfd_open(connection.recv())
 
     def call(self, *steps: Step, seconds: float = _SECONDS) -> list[object]:
         """The answers of some steps; HandLost if they do not come."""
@@ -73,12 +74,12 @@ class Hand:
         return found
 
     def close(self) -> None:
-        """End it, however stuck; all its files are closed then."""
+        """End it, however stuck; it holds no file, and no mount by its root, then."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        with contextlib.suppress(EOFError, ConnectionError):
-            while self._connection.poll(_SECONDS):
-                self._connection.recv()
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
+        # not its connection: that is closed before its other files and its root are let go
+        select.select([self._process], [], [], _SECONDS)
+        os.close(self._process)
         self._connection.close()
 
 

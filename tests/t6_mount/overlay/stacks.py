@@ -140,7 +140,6 @@ def _odd(layer: Layer) -> None:
     """Nodes, xattrs, holes, and long names."""
     layer.node(b"fifo", stat.S_IFIFO | 0o666)
     layer.node(b"null", stat.S_IFCHR | 0o666, (1, 3))
-    layer.node(b"socket", stat.S_IFSOCK | 0o755, owner=(1000, 1000))
     layer.file(LONG, b"a long name\n")
     layer.directory(LONG_UTF8, 0o777)
     layer.file(LONG_UTF8 + b"/" + LONG, b"two long names\n")
@@ -229,6 +228,8 @@ def _deep(layer: Layer) -> None:
     layer.directory(b"b")
     layer.file(b"a/x", b"lower x")
     layer.file(b"b/y", b"lower y")
+    # no image has sockets
+    layer.node(b"socket", stat.S_IFSOCK | 0o755, owner=(1000, 1000))
 
 
 def _deep_changes(layer: Layer) -> None:
@@ -350,5 +351,7 @@ STACKS: dict[str, Stack] = {
 }
 # those with files of several names, which the kernel keeps together only with an index
 LINKED = frozenset({"links", "moved links"})
+# of those that can be images of as many layers (no sockets, nothing moved), the ones of most kinds
+IMAGES = ("rich", "layered", "links")
 # those without marks of root's, which nobody else reads
 UNMARKED = frozenset({"small", "rich", "deep", "links"})
