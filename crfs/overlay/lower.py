@@ -29,6 +29,7 @@ from crfs.overlay.marks import (
 )
 from crfs.overlay.moves import Move, find_moves, iter_directories, join
 from crfs.overlay.ownership import InInodes, find_recorded
+from crfs.overlay.reach import REACH, Reach
 
 GivenUp = Callable[[], bool]
 
@@ -216,6 +217,7 @@ class DirectoryLower:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._far = Reach(fd)
         self._ownership = find_recorded(fd) or InInodes()
         self._linked: dict[int, list[bytes]] | None = None
         self._moves: list[Move] | None = None
@@ -223,6 +225,7 @@ class DirectoryLower:
 
     def close(self) -> None:
         """Let go of the directory."""
+        self._far.close()
         os.close(self._fd)
 
     @property
@@ -234,17 +237,22 @@ class DirectoryLower:
         """The directory itself."""
         return b""
 
+    def _reach(self, handle: bytes) -> tuple[int, bytes]:
+        """A descriptor, and a path from there that the kernel takes."""
+        return (self._fd, handle) if len(handle) < REACH else self._far.find(handle)
+
     def _at(self, handle: bytes) -> bytes:
         """A path for the calls that know no dir_fd."""
-        return b"/proc/self/fd/%d/%s" % (self._fd, handle)
+        return b"/proc/self/fd/%d/%s" % self._reach(handle)
 
     def _stat(self, handle: bytes) -> os.stat_result:
-        return os.stat(handle or b".", dir_fd=self._fd, follow_symlinks=False)
+        fd, path = self._reach(handle)
+        return os.stat(path or b".", dir_fd=fd, follow_symlinks=False)
 
     def find(self, directory: bytes, name: bytes) -> Found | None:
         """What a directory holds under a name; a whiteout is found as such."""
         path = join(directory, name)
-        info = find_status(self._fd, path)
+        info = find_status(*self._reach(path))
         if info is None:
             return self._find_aufs(directory, name)
         if not self.is_recorded:
@@ -269,7 +277,7 @@ class DirectoryLower:
         """A whiteout that is a file `.wh.NAME`, where device nodes could not be made."""
         path = join(directory, WHITEOUT_PREFIX + name)
         try:
-            if find_status(self._fd, path) is None:
+            if find_status(*self._reach(path)) is None:
                 return None
         except OSError:
             # too long for a name
@@ -293,7 +301,8 @@ class DirectoryLower:
 
     def entries(self, directory: bytes, known: Container[bytes]) -> Iterator[tuple[bytes, Found]]:
         """The names of a directory, whiteouts included; mode 0 where the type has to be looked up."""
-        fd = os.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=self._fd)
+        above, below = self._reach(directory)
+        fd = os.open(below or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         try:
             for text in os.listdir(fd):
                 name = os.fsencode(text)
@@ -317,7 +326,8 @@ class DirectoryLower:
 
     def readlink(self, handle: bytes) -> bytes:
         """A symbolic link's target."""
-        return os.fsencode(os.readlink(handle, dir_fd=self._fd))
+        fd, path = self._reach(handle)
+        return os.fsencode(os.readlink(path, dir_fd=fd))
 
     def xattrs(self, handle: bytes) -> Mapping[bytes, bytes]:
         """All extended attributes, marks included."""
@@ -365,7 +375,8 @@ class DirectoryLower:
 
     def open(self, handle: bytes) -> OpenLower:
         """A file to read from."""
-        return OpenFile(os.open(handle, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd))
+        fd, path = self._reach(handle)
+        return OpenFile(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd))
 
 
 def open_directory(path: bytes) -> DirectoryLower:

@@ -4,12 +4,14 @@ Redirects lead from a directory to where it was; whoever knows a file where it w
 them the other way round. Any thread.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from crfs.overlay.marks import read_marks
+from crfs.overlay.reach import Reach
 
 
 class Move(Struct, frozen=True):
@@ -60,14 +62,19 @@ def join(directory: bytes, name: bytes) -> bytes:
 
 def iter_directories(root_fd: int) -> Iterator[tuple[bytes, int, list["os.DirEntry[str]"]]]:
     """(path, descriptor, entries) of a directory and all below it that can be read, on one device; parents first."""
-    device = os.fstat(root_fd).st_dev
+    with contextlib.closing(Reach(root_fd)) as reach:
+        yield from _iter_directories(reach)
+
+
+def _iter_directories(reach: Reach) -> Iterator[tuple[bytes, int, list["os.DirEntry[str]"]]]:
+    device = os.fstat(reach.fd).st_dev
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     pending = [b""]
     while pending:
         path = pending.pop()
         try:
-            fd = os.open(
-                path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd
-            )
+            above, below = reach.find(path)
+            fd = os.open(below or b".", flags, dir_fd=above)
         except OSError:
             continue
         try:
