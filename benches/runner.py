@@ -68,7 +68,7 @@ class Runner:
             options={"runs": self._runs_of(question), "large": self.wanted.large},
             machine=machine(),
             load={"before": before, "after": os.getloadavg()},
-            writers=self._writers(cases),
+            writers=self._writers(question, cases),
             fidelity={shape: self.fidelity[shape] for shape in {case.shape.name for case in cases}},
             cases=told,
             extra=extra,
@@ -121,11 +121,12 @@ class Runner:
             end_new(before)
             remove_tree(path)
 
-    def _writers(self, cases: Sequence[Case]) -> dict[str, str]:
-        """Which tool wrote each image's tags that are in the registry."""
+    def _writers(self, question: Question, cases: Sequence[Case]) -> dict[str, str]:
+        """Which tool wrote each image's tags that were asked for and are in the registry."""
         found = {}
+        asked = {getattr(peer, "tag", "plain") for peer in chosen_peers(question, self.peers)}
         for image in sorted({image for case in cases for image in case.images}):
-            for tag in images.pushed_tags(image, self.source.own):
+            for tag in asked.intersection(images.pushed_tags(image, self.source.own)):
                 found[f"{image}:{tag}"] = images.writer(image, self.source.own, tag)
         return found
 

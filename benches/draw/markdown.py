@@ -15,13 +15,10 @@ def page(answers: Sequence[Answer], plots: Sequence[str] = ()) -> str:
     """The whole report; `plots` are names of SVG files beside it."""
     lines = ["# Benchmarks", ""]
     lines += [
-        "crfs and its peers, asked the same in one run, in turn (A B A B), from nothing each time: caches"
-    ]
-    lines += [
-        "dropped, processes fresh. Ratios are crfs's median over the peer's: below 1 × crfs needs less."
-    ]
-    lines += [
-        "Bold is to crfs's credit. Then the numbers: the median, and the least and most of all runs.",
+        "crfs and its peers, asked the same on one machine, in turn (A B A B), from nothing each time: caches",
+        "dropped, processes fresh. Ratios are crfs's median over the peer's: below 1 × crfs needs less, and of",
+        "MB/s it does less. Bold is to crfs's credit. Then the numbers: the median, and the least and most of",
+        "all runs. By `python -m benches` (docs/benches.md), which asks anew.",
         "",
     ]
     for answer in answers:

@@ -105,14 +105,11 @@ class StargzStore:
     def mounted(self, image: str, at: Path) -> Iterator[Mount]:
         """A view of the image's snapshot. `ctr images mount` would look for layers in containerd's own store."""
         ref = self.place.ref(image, self.peer.tag)
-        self._snapshots("view", at.name, self._pull(ref))
-        try:
-            argv = self._snapshots("mounts", str(at), at.name).split()
-            _must_be_lazy(argv[-1])
-            with mounted(at, "overlay", argv, ["umount", str(at)]) as mount:
-                yield mount
-        finally:
-            self._snapshots("rm", at.name)
+        # nothing holds the view, which containerd may forget at once: its layers stay for as long as the image does
+        argv = self._snapshots("view", "--target", str(at), at.name, self._pull(ref)).split()
+        _must_be_lazy(argv[-1])
+        with mounted(at, "overlay", argv, ["umount", str(at)]) as mount:
+            yield mount
 
     def _pull(self, ref: str) -> str:
         """The image's topmost snapshot."""

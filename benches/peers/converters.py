@@ -16,8 +16,15 @@ from benches.peers.peer import needed, package_version, version_of
 from benches.place import Place, Source
 from benches.processes import cpu_seconds, peak_bytes
 from benches.programs import Weight, weighed
+from benches.question import Unmeasured
 
 _NAME = "converted"
+# by which a manifest tells of a layer's table of contents
+_TOC_NOTES = {
+    "containerd.io/snapshot/stargz/toc.digest",
+    "io.containers.zstd-chunked.manifest-checksum",
+    "io.github.containers.zstd-chunked.manifest-checksum",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +135,13 @@ class Gzip:
 
 
 def _layer_sizes(blobs: Path, digest: str) -> list[int]:
-    """Of the layers of an image by its manifest's digest."""
+    """Of the layers of an image by its manifest's digest. Raises Unmeasured where one can't be read lazily."""
     manifest = json.loads((blobs / digest.replace(":", "/")).read_bytes())
+    for layer in manifest["layers"]:
+        if not _TOC_NOTES & layer.get("annotations", {}).keys():
+            raise Unmeasured(f"{layer['digest']} was written without a table of contents")
+        if (blobs / layer["digest"].replace(":", "/")).stat().st_size != layer["size"]:
+            raise Unmeasured(f"{layer['digest']} is not of the size that the manifest says")
     return [int(layer["size"]) for layer in manifest["layers"]]
 
 
