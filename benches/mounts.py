@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benches.commands import CommandFailed, run
-from benches.mountinfo import mount_type
+from benches.mountinfo import find_mount, mount_type
 from benches.processes import await_end, with_word
 
 
@@ -53,6 +53,9 @@ def crfs(
     unmount = [crfs_program(), "umount", str(at)]
     kinds = ("fuse.crfs", "overlay") if kind is None else (kind,)
     with mounted(at, kinds, [crfs_program(), *words], unmount, env=env) as mount:
+        found = find_mount(at)
+        if found is None or ref not in found.source:
+            raise WrongMount(f"{at} is of {found and found.source}, not of {ref}")
         yield mount
 
 

@@ -82,7 +82,7 @@ def test_shapes_of_the_command_line() -> None:
 
 def test_mount_points_with_spaces_are_read() -> None:
     line = rb"45 42 0:39 / /mnt/a\040b\134c\012d rw - fuse.crfs crfs rw"
-    assert parse(line) == (Path("/mnt/a b\\c\nd"), "fuse.crfs")
+    assert parse(line) == (Path("/mnt/a b\\c\nd"), "fuse.crfs", "crfs")
 
 
 @dataclass
