@@ -213,7 +213,9 @@ def _pack_tar(tree: Path, into: Path) -> None:
 
 def _pack_squashfs(tree: Path, into: Path) -> None:
     target = into / "tree.squashfs"
-    run("mksquashfs", tree, target, "-comp", "zstd", "-no-progress", "-quiet", "-noappend")
+    # of the levels of zstd the one that crfs converts by, too
+    level = ("-comp", "zstd", "-Xcompression-level", "6")
+    run("mksquashfs", tree, target, *level, "-no-progress", "-quiet", "-noappend")
 
 
 def _push_and_note(name: str, served: Registry, tag: str, mark: Path) -> None:
