@@ -22,6 +22,7 @@ KERNELS: dict[str, list[str]] = {
     "pagecache": [],
     "turns": [],
     "answers": [],
+    "newfiles": [],
     "status": [],
     "contents": ["crypto"],
     "erofs": [],

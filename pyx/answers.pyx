@@ -1,9 +1,11 @@
 """Answers that take no more than a system call or two: given where the request is received, without Python or the GIL.
 
-Of an overlay that is written to, these are most requests: a new file is looked for, written to, and has its times,
-owner and mode set. The overlay tells here which descriptors its open upper files and directories have (know_...), and
-takes that back before it closes one (forget()). What is answered here changes nothing that the overlay remembers; all
-else, and each answer that would need it, is left to llfuse. Any thread; its own mutex is the innermost lock.
+Of an overlay that is written to, these are most requests: a new file is looked for, made, written to, has its times,
+owner and mode set, is closed and removed. The overlay tells here which descriptors its open upper files and directories
+have (know_...), and takes that back before it closes one (forget()). Files that are made here are known here alone
+(crfs._native.newfiles) until the overlay takes them over, by their number or by that of their inode on disk (take...()).
+Nothing else that the overlay remembers is changed; each answer that would need that is left to llfuse. Any thread; its
+own mutex is the innermost lock.
 
 The formats are those of linux/fuse.h at the protocol's version 7.19, which libfuse 2.9 speaks.
 """
@@ -14,6 +16,19 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from libcpp.mutex cimport mutex
 from libcpp.unordered_map cimport unordered_map
+
+from crfs._native.newfiles cimport (
+    NewFile,
+    create,
+    find_named,
+    find_new,
+    forget_new,
+    leave,
+    number_of,
+    open_new,
+    release,
+    unlink_new,
+)
 
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -57,8 +72,15 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from "<linux/fuse.h>" nogil:
     enum:
-        FUSE_LOOKUP
+        FUSE_BATCH_FORGET
+        FUSE_CREATE
+        FUSE_FORGET
         FUSE_GETATTR
+        FUSE_LOOKUP
+        FUSE_OPEN
+        FUSE_RELEASE
+        FUSE_UNLINK
+        FOPEN_KEEP_CACHE
         FUSE_SETATTR
         FUSE_WRITE
         FUSE_GETXATTR
@@ -77,6 +99,8 @@ cdef extern from "<linux/fuse.h>" nogil:
         uint32_t opcode
         uint64_t unique
         uint64_t nodeid
+        uint32_t uid
+        uint32_t gid
     cdef struct fuse_out_header:
         uint32_t len
         int32_t error
@@ -104,6 +128,21 @@ cdef extern from "<linux/fuse.h>" nogil:
         uint64_t nodeid
         uint64_t entry_valid
         uint32_t entry_valid_nsec
+        uint64_t attr_valid
+        uint32_t attr_valid_nsec
+        fuse_attr attr
+    cdef struct fuse_create_in:
+        uint32_t mode
+    cdef struct fuse_open_out:
+        uint64_t fh
+        uint32_t open_flags
+    cdef struct fuse_forget_in:
+        uint64_t nlookup
+    cdef struct fuse_forget_one:
+        uint64_t nodeid
+        uint64_t nlookup
+    cdef struct fuse_batch_forget_in:
+        uint32_t count
     cdef struct fuse_setattr_in:
         uint32_t valid
         uint64_t size
@@ -122,16 +161,24 @@ cdef extern from "<linux/fuse.h>" nogil:
     cdef struct fuse_getxattr_in:
         uint32_t size
 
-# what is known of a node
+# what a CREATE is answered with
+cdef struct Made:
+    fuse_entry_out entry
+    fuse_open_out opened
+
+# what is known of a node; `makes`: what is made in a directory is its maker's, and his group's
 cdef struct Known:
     int fd
     bint is_dir
     bint plain
+    bint makes
 
 # bytes that are written as quickly as others are let in meanwhile
 cdef uint32_t SMALL = 1 << 16
 cdef uint32_t BLOCK = 4096
 cdef size_t NAME_MAX = 255
+# a handle that was given here is the file's number, with this bit
+cdef uint64_t GIVEN = <uint64_t>1 << 63
 cdef const char *CAPABILITY = "security.capability"
 cdef uint32_t CHANGES = (
     FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW
@@ -143,29 +190,30 @@ cdef uint32_t SPECIAL = S_ISUID | S_ISGID
 cdef mutex lock
 cdef unordered_map[uint64_t, Known] known
 cdef bint allowed = False
+cdef bint makes_files = False
 cdef double file_seconds = 0
 cdef double dir_seconds = 0
 
 
-def allow(double files, double directories):
+def allow(double files, double directories, bint new_files):
     """From now on: for how many seconds the kernel may believe what it is told of names and files, and of directories.
 
-    Ids and modes are those on disk.
+    Ids and modes are those on disk. `new_files`: they are numbered as crfs.overlay.numbers.Numbers does it.
     """
-    global allowed, file_seconds, dir_seconds
+    global allowed, makes_files, file_seconds, dir_seconds
     lock.lock()
-    allowed, file_seconds, dir_seconds = True, files, directories
+    allowed, makes_files, file_seconds, dir_seconds = True, new_files, files, directories
     lock.unlock()
 
 
 def know_file(uint64_t ino, int fd, bint plain):
     """A regular file of the upper directory is open for reading and writing. `plain`: it has no extended attributes."""
-    keep(ino, fd, False, plain)
+    keep(ino, fd, False, plain, False)
 
 
-def know_directory(uint64_t ino, int fd):
+def know_directory(uint64_t ino, int fd, bint setgid):
     """A directory shows what it has in the upper directory, and nothing else; `fd` may be an O_PATH one."""
-    keep(ino, fd, True, False)
+    keep(ino, fd, True, False, not setgid)
 
 
 def forget(uint64_t ino):
@@ -175,44 +223,141 @@ def forget(uint64_t ino):
     lock.unlock()
 
 
-cdef void keep(uint64_t ino, int fd, bint is_dir, bint plain) noexcept:
+def take(uint64_t ino):
+    """A file that was made here is the overlay's from now on. None where there is none of that number.
+
+    (its number, the directory's, its name or None, its number on disk, mode, references, handles, a descriptor that is
+    open for reading and writing, one that leads to it while it has no name; -1 for a descriptor that there is not).
+    """
+    lock.lock()
+    try:
+        return take_locked(ino)
+    finally:
+        lock.unlock()
+
+
+def take_upper(uint64_t upper_ino):
+    """The same, by the number of its inode on disk."""
+    cdef uint64_t ino = number_of(upper_ino)
+    return take(ino) if ino else None
+
+
+def handle_number(uint64_t fh):
+    """The number of the file that a handle was given for here; None where it was not."""
+    return fh & ~GIVEN if fh & GIVEN else None
+
+
+cdef take_locked(uint64_t ino):
+    cdef NewFile *file = find_new(ino)
+    if file == NULL:
+        return None
+    name = <bytes>file.name if file.named else None
+    taken = (
+        ino, file.parent, name, file.upper_ino, file.mode, file.nlookup, file.opens, file.fd, file.held_fd
+    )  # fmt: skip
+    leave(ino)
+    return taken
+
+
+cdef void keep(uint64_t ino, int fd, bint is_dir, bint plain, bint makes) noexcept:
     cdef Known each
-    each.fd, each.is_dir, each.plain = fd, is_dir, plain
+    each.fd, each.is_dir, each.plain, each.makes = fd, is_dir, plain, makes
     lock.lock()
     if allowed:
         known[ino] = each
     lock.unlock()
 
 
-cdef bint answer(int device, const char *request, size_t size) noexcept nogil:
-    """Answer a request that was received whole; whether that could be done."""
+cdef bint answer(int device, char *request, size_t size) noexcept nogil:
+    """Answer a request that was received whole; whether that could be done. What is left of it is shortened to that."""
     cdef const fuse_in_header *head = <const fuse_in_header *>request
-    cdef const char *body = request + sizeof(fuse_in_header)
     cdef bint answered = False
     if size <= sizeof(fuse_in_header):
         return False
     lock.lock()
-    found = known.find(head.nodeid)
-    if found != known.end():
-        answered = answer_known(device, head, body, size - sizeof(fuse_in_header), &dereference(found).second)
+    answered = answer_locked(device, head, request + sizeof(fuse_in_header), size - sizeof(fuse_in_header))
     lock.unlock()
     return answered
+
+
+cdef bint answer_locked(int device, const fuse_in_header *head, char *body, size_t size) noexcept nogil:
+    cdef NewFile *file
+    if head.opcode == FUSE_BATCH_FORGET:
+        return forget_all(<fuse_batch_forget_in *>body, size)
+    file = find_new(head.nodeid)
+    if file != NULL:
+        return answer_new(device, head, body, size, file)
+    found = known.find(head.nodeid)
+    return found != known.end() and answer_known(device, head, body, size, &dereference(found).second)
 
 
 cdef bint answer_known(
     int device, const fuse_in_header *head, const char *body, size_t size, const Known *node
 ) noexcept nogil:
-    if head.opcode == FUSE_GETATTR:
-        return answer_attributes(device, head, node)
     if node.is_dir:
-        return head.opcode == FUSE_LOOKUP and answer_missing(device, head, body, node)
+        return answer_directory(device, head, body, node)
+    if head.opcode == FUSE_GETATTR:
+        return answer_attributes(device, head, node.fd, file_seconds)
     if head.opcode == FUSE_WRITE:
-        return answer_write(device, head, body, size, node)
+        return answer_write(device, head, body, size, node.fd)
     if head.opcode == FUSE_SETATTR:
-        return answer_changes(device, head, <const fuse_setattr_in *>body, node)
+        return answer_changes(device, head, <const fuse_setattr_in *>body, node.fd)
     if head.opcode == FUSE_GETXATTR and node.plain:
         return answer_capability(device, head, body + sizeof(fuse_getxattr_in))
     return False
+
+
+cdef bint answer_directory(int device, const fuse_in_header *head, const char *body, const Known *node) noexcept nogil:
+    cdef uint64_t ino
+    if head.opcode == FUSE_GETATTR:
+        return answer_attributes(device, head, node.fd, dir_seconds)
+    if head.opcode == FUSE_CREATE:
+        return makes_files and node.makes and answer_create(device, head, body, node.fd)
+    if head.opcode == FUSE_LOOKUP:
+        ino = find_named(head.nodeid, body)
+        return answer_found(device, head, ino, node.fd) if ino else answer_missing(device, head, body, node.fd)
+    if head.opcode == FUSE_UNLINK:
+        ino = find_named(head.nodeid, body)
+        return ino != 0 and unlink_new(ino, node.fd) and reply(device, head, 0, NULL, 0)
+    return False
+
+
+cdef bint answer_new(
+    int device, const fuse_in_header *head, const char *body, size_t size, NewFile *file
+) noexcept nogil:
+    if head.opcode == FUSE_SETATTR:
+        return answer_changes(device, head, <const fuse_setattr_in *>body, file.fd)
+    if head.opcode == FUSE_GETATTR:
+        return answer_attributes(device, head, file.fd if file.fd >= 0 else file.held_fd, file_seconds)
+    if head.opcode == FUSE_WRITE:
+        return answer_write(device, head, body, size, file.fd)
+    if head.opcode == FUSE_GETXATTR:
+        return answer_capability(device, head, body + sizeof(fuse_getxattr_in))
+    if head.opcode == FUSE_OPEN:
+        return answer_open(device, head, file)
+    if head.opcode == FUSE_RELEASE:
+        release(head.nodeid)
+        return reply(device, head, 0, NULL, 0)
+    if head.opcode == FUSE_FORGET:
+        forget_new(head.nodeid, (<const fuse_forget_in *>body).nlookup)
+        return True
+    return False
+
+
+cdef bint forget_all(fuse_batch_forget_in *asked, size_t size) noexcept nogil:
+    """Leave those that are not known here; whether there are none."""
+    cdef fuse_forget_one *each = <fuse_forget_one *>(<char *>asked + sizeof(fuse_batch_forget_in))
+    cdef uint32_t left = 0
+    if size < sizeof(fuse_batch_forget_in) + asked.count * sizeof(fuse_forget_one):
+        return False
+    for at in range(asked.count):
+        if find_new(each[at].nodeid) != NULL:
+            forget_new(each[at].nodeid, each[at].nlookup)
+        else:
+            each[left] = each[at]
+            left += 1
+    asked.count = left
+    return left == 0
 
 
 cdef bint reply(int device, const fuse_in_header *head, int error, const void *data, size_t size) noexcept nogil:
@@ -226,51 +371,99 @@ cdef bint reply(int device, const fuse_in_header *head, int error, const void *d
     return True
 
 
-cdef bint reply_attributes(int device, const fuse_in_header *head, const stat_t *info, double seconds) noexcept nogil:
+cdef void set_attributes(fuse_attr *attr, uint64_t ino, const stat_t *info) noexcept nogil:
+    memset(attr, 0, sizeof(fuse_attr))
+    attr.ino, attr.mode, attr.nlink = ino, info.st_mode, <uint32_t>info.st_nlink
+    attr.uid, attr.gid, attr.size = info.st_uid, info.st_gid, <uint64_t>info.st_size
+    attr.blocks, attr.blksize = <uint64_t>info.st_blocks, BLOCK
+    attr.atime, attr.atimensec = <uint64_t>info.st_atim.tv_sec, <uint32_t>info.st_atim.tv_nsec
+    attr.mtime, attr.mtimensec = <uint64_t>info.st_mtim.tv_sec, <uint32_t>info.st_mtim.tv_nsec
+    attr.ctime, attr.ctimensec = <uint64_t>info.st_ctim.tv_sec, <uint32_t>info.st_ctim.tv_nsec
+
+
+cdef void set_seconds(double seconds, uint64_t *whole, uint32_t *nanoseconds) noexcept nogil:
+    whole[0] = <uint64_t>seconds
+    nanoseconds[0] = <uint32_t>((seconds - <double>whole[0]) * 1e9)
+
+
+cdef void set_entry(fuse_entry_out *out, uint64_t ino, const stat_t *info) noexcept nogil:
+    memset(out, 0, sizeof(fuse_entry_out))
+    out.nodeid = ino
+    set_seconds(file_seconds, &out.entry_valid, &out.entry_valid_nsec)
+    if ino:
+        set_seconds(file_seconds, &out.attr_valid, &out.attr_valid_nsec)
+        set_attributes(&out.attr, ino, info)
+
+
+cdef bint answer_attributes(int device, const fuse_in_header *head, int fd, double seconds) noexcept nogil:
+    cdef stat_t info
     cdef fuse_attr_out out
+    if fd < 0 or fstat(fd, &info) != 0:
+        return False
     memset(&out, 0, sizeof(out))
-    out.attr_valid = <uint64_t>seconds
-    out.attr_valid_nsec = <uint32_t>((seconds - <double>out.attr_valid) * 1e9)
-    out.attr.ino, out.attr.mode, out.attr.nlink = head.nodeid, info.st_mode, info.st_nlink
-    out.attr.uid, out.attr.gid, out.attr.size = info.st_uid, info.st_gid, <uint64_t>info.st_size
-    out.attr.blocks, out.attr.blksize = <uint64_t>info.st_blocks, BLOCK
-    out.attr.atime, out.attr.atimensec = <uint64_t>info.st_atim.tv_sec, <uint32_t>info.st_atim.tv_nsec
-    out.attr.mtime, out.attr.mtimensec = <uint64_t>info.st_mtim.tv_sec, <uint32_t>info.st_mtim.tv_nsec
-    out.attr.ctime, out.attr.ctimensec = <uint64_t>info.st_ctim.tv_sec, <uint32_t>info.st_ctim.tv_nsec
+    set_seconds(seconds, &out.attr_valid, &out.attr_valid_nsec)
+    set_attributes(&out.attr, head.nodeid, &info)
     return reply(device, head, 0, &out, sizeof(out))
 
 
-cdef bint answer_attributes(int device, const fuse_in_header *head, const Known *node) noexcept nogil:
+cdef bint answer_found(int device, const fuse_in_header *head, uint64_t ino, int dir_fd) noexcept nogil:
+    cdef NewFile *file = find_new(ino)
     cdef stat_t info
-    if fstat(node.fd, &info) != 0:
+    cdef fuse_entry_out out
+    if fstatat(dir_fd, file.name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0:
         return False
-    return reply_attributes(device, head, &info, dir_seconds if node.is_dir else file_seconds)
+    file.nlookup += 1
+    set_entry(&out, ino, &info)
+    return reply(device, head, 0, &out, sizeof(out))
 
 
-cdef bint answer_missing(int device, const fuse_in_header *head, const char *name, const Known *node) noexcept nogil:
+cdef bint answer_missing(int device, const fuse_in_header *head, const char *name, int dir_fd) noexcept nogil:
     """Only that there is no such name: what there is needs an inode."""
     cdef stat_t info
     cdef fuse_entry_out out
-    if strlen(name) > NAME_MAX or fstatat(node.fd, name, &info, AT_SYMLINK_NOFOLLOW) == 0 or errno != ENOENT:
+    if strlen(name) > NAME_MAX or fstatat(dir_fd, name, &info, AT_SYMLINK_NOFOLLOW) == 0 or errno != ENOENT:
         return False
-    memset(&out, 0, sizeof(out))
-    out.entry_valid = <uint64_t>file_seconds
-    out.entry_valid_nsec = <uint32_t>((file_seconds - <double>out.entry_valid) * 1e9)
+    set_entry(&out, 0, NULL)
     return reply(device, head, 0, &out, sizeof(out))
 
 
-cdef bint answer_write(
-    int device, const fuse_in_header *head, const char *body, size_t size, const Known *node
-) noexcept nogil:
+cdef bint answer_create(int device, const fuse_in_header *head, const char *body, int dir_fd) noexcept nogil:
+    cdef stat_t info
+    cdef Made made
+    cdef uint32_t mode = (<const fuse_create_in *>body).mode
+    cdef const char *name = body + sizeof(fuse_create_in)
+    cdef uint64_t ino = create(head.nodeid, dir_fd, name, mode, head.uid, head.gid)
+    if not ino or fstat(find_new(ino).fd, &info) != 0:
+        return False
+    set_entry(&made.entry, ino, &info)
+    set_opened(&made.opened, ino)
+    return reply(device, head, 0, &made, sizeof(made))
+
+
+cdef void set_opened(fuse_open_out *out, uint64_t ino) noexcept nogil:
+    memset(out, 0, sizeof(fuse_open_out))
+    out.fh, out.open_flags = ino | GIVEN, FOPEN_KEEP_CACHE
+
+
+cdef bint answer_open(int device, const fuse_in_header *head, NewFile *file) noexcept nogil:
+    cdef fuse_open_out out
+    parent = known.find(file.parent)
+    if not open_new(file, dereference(parent).second.fd if parent != known.end() else -1):
+        return False
+    set_opened(&out, head.nodeid)
+    return reply(device, head, 0, &out, sizeof(out))
+
+
+cdef bint answer_write(int device, const fuse_in_header *head, const char *body, size_t size, int fd) noexcept nogil:
     cdef const fuse_write_in *asked = <const fuse_write_in *>body
     cdef const char *data = body + sizeof(fuse_write_in)
     cdef fuse_write_out out
     cdef uint32_t done = 0
     cdef ssize_t written
-    if asked.size > SMALL or size < sizeof(fuse_write_in) + asked.size:
+    if fd < 0 or asked.size > SMALL or size < sizeof(fuse_write_in) + asked.size:
         return False
     while done < asked.size:
-        written = pwrite(node.fd, data + done, asked.size - done, <int64_t>(asked.offset + done))
+        written = pwrite(fd, data + done, asked.size - done, <int64_t>(asked.offset + done))
         if written < 0:
             return reply(device, head, errno, NULL, 0)
         done += <uint32_t>written
@@ -286,18 +479,16 @@ cdef bint answer_capability(int device, const fuse_in_header *head, const char *
     return reply(device, head, ENODATA, NULL, 0)
 
 
-cdef bint answer_changes(
-    int device, const fuse_in_header *head, const fuse_setattr_in *asked, const Known *node
-) noexcept nogil:
+cdef bint answer_changes(int device, const fuse_in_header *head, const fuse_setattr_in *asked, int fd) noexcept nogil:
     """In the order in which none undoes another. Setuid and setgid, which a change of owner takes away, are not for us."""
     cdef stat_t info
-    if not asked.valid & CHANGES or asked.valid & ~MEANT or fstat(node.fd, &info) != 0:
+    if fd < 0 or not asked.valid & CHANGES or asked.valid & ~MEANT or fstat(fd, &info) != 0:
         return False
     if info.st_mode & SPECIAL or (asked.valid & FATTR_MODE and asked.mode & SPECIAL):
         return False
-    if change(node.fd, asked) != 0 or fstat(node.fd, &info) != 0:
+    if change(fd, asked) != 0:
         return reply(device, head, errno, NULL, 0)
-    return reply_attributes(device, head, &info, file_seconds)
+    return answer_attributes(device, head, fd, file_seconds)
 
 
 cdef int change(int fd, const fuse_setattr_in *asked) noexcept nogil:

@@ -83,9 +83,11 @@ ctypedef int (*Exited)(void *session) noexcept nogil
 # how long to look for a request; and how soon one has to come for another look to be worth it
 cdef int64_t LOOK_NS = 50_000
 cdef int64_t SOON_NS = 200_000
-# to yield takes no longer if nobody else wants the processor; and how long to believe that somebody does
+# to yield takes no longer if nobody else wants the processor; and how long to believe that somebody does: to ask costs
+# what he runs for, so that it is asked more seldom the more often that was so
 cdef int64_t ALONE_NS = 20_000
 cdef int64_t CROWDED_NS = 10_000_000
+cdef int64_t CROWDED_MAX_NS = 1_000_000_000
 
 cdef sem_t turn
 sem_init(&turn, 0, 1)
@@ -94,6 +96,7 @@ cdef Descriptor descriptor = NULL
 cdef Exited exited = NULL
 cdef int64_t waited_ns = SOON_NS
 cdef int64_t crowded_until_ns = 0
+cdef int64_t crowded_ns = CROWDED_NS
 cdef bint is_called = False
 
 
@@ -150,8 +153,7 @@ cdef bint find_libfuse() noexcept nogil:
 
 
 cdef void look(int fd, int64_t begun) noexcept nogil:
-    """Until there is a request, or for a moment."""
-    global crowded_until_ns
+    """Until there is a request, or for a moment. Who has run while it yielded may have been who asks."""
     cdef int64_t before, now = begun
     cdef pollfd asked
     asked.fd, asked.events = fd, <short>POLLIN
@@ -159,9 +161,15 @@ cdef void look(int fd, int64_t begun) noexcept nogil:
         before = now_ns()
         sched_yield()
         now = now_ns()
-        if now - before > ALONE_NS:
-            crowded_until_ns = now + CROWDED_NS
+        if now - before > ALONE_NS and poll(&asked, 1, 0) == 0:
+            note_crowd(now)
             return
+
+
+cdef void note_crowd(int64_t now) noexcept nogil:
+    global crowded_until_ns, crowded_ns
+    crowded_ns = min(2 * crowded_ns, CROWDED_MAX_NS) if now - crowded_until_ns < 4 * crowded_ns else CROWDED_NS
+    crowded_until_ns = now + crowded_ns
 
 
 cdef int receive_one(void *session, fuse_buf *buf, void **channel) noexcept nogil:
@@ -193,7 +201,7 @@ cdef public int fuse_session_receive_buf(void *session, void *buf, void **channe
         return -EIO
     cdef int received = receive_one(session, filled, channel)
     while received > 0 and not filled.flags & FUSE_BUF_IS_FD and answer(
-        descriptor(channel[0]), <const char *>filled.mem, <size_t>received
+        descriptor(channel[0]), <char *>filled.mem, <size_t>received
     ):
         filled.size = size
         received = receive_one(session, filled, channel)

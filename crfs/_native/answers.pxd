@@ -1,1 +1,1 @@
-cdef bint answer(int device, const char *request, size_t size) noexcept nogil
+cdef bint answer(int device, char *request, size_t size) noexcept nogil

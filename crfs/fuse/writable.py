@@ -55,7 +55,7 @@ class Writable(llfuse.Operations):
         self._files: dict[int, tuple[Node, int]] = {}
         self._dirs: dict[int, tuple[int, list[tuple[bytes, int, int]]]] = {}
         if overlay.is_plain and view.is_plain:
-            answers.allow(view.timeout_seconds, self._directory_seconds)
+            answers.allow(view.timeout_seconds, self._directory_seconds, overlay.numbers_are_own)
 
     def _entry(self, node: Node, shown: Attributes) -> llfuse.EntryAttributes:
         view = self._view
@@ -196,23 +196,28 @@ class Writable(llfuse.Operations):
         self._near(node, lambda: self._overlay.files.open(node, flags, asked_by))
         return self._new_file(node, ctx)
 
+    def _opened(self, fh: int) -> tuple[Node, int]:
+        """What a handle is of, and the thread that opened it: 0 where that was answered without us."""
+        ino = answers.handle_number(fh)
+        return self._files[fh] if ino is None else (self._overlay.node(ino), 0)
+
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
-        node, opener = self._files[fh]
+        node, opener = self._opened(fh)
         return _unlocked(
             lambda: self._overlay.files.read(node, off, size, functools.partial(is_dying, opener))
         )
 
     @handler
     def write(self, fh: int, off: int, buf: bytes) -> int:
-        node, _ = self._files[fh]
+        node, _ = self._opened(fh)
         if len(buf) <= SMALL:
             return self._overlay.files.write(node, off, buf)
         return _unlocked(lambda: self._overlay.files.write(node, off, buf))
 
     @handler
     def fsync(self, fh: int, datasync: bool) -> None:
-        node, _ = self._files[fh]
+        node, _ = self._opened(fh)
         self._fsync(node, datasync)
 
     def _fsync(self, node: Node, datasync: bool) -> None:
@@ -227,7 +232,8 @@ class Writable(llfuse.Operations):
 
     @handler
     def release(self, fh: int) -> None:
-        node, _ = self._files.pop(fh)
+        node, _ = self._opened(fh)
+        self._files.pop(fh, None)
         self._overlay.release(node)
 
     @handler

@@ -190,6 +190,8 @@ class Files:
         path, follow = self._upper.reach(node)
         self._upper.ownership.chmod(path, mode, follow=follow)
         node.mode = mode
+        if node.is_dir:
+            self._upper.know_directory(node)
 
     def _set_times(self, node: Node, changes: Changes) -> None:
         assert self._upper is not None

@@ -7,6 +7,7 @@ and all names of it share one node, so that a copy-up shows through each of them
 import stat
 from collections.abc import Callable, Iterator
 
+from crfs._native import answers
 from crfs.overlay.lower import Found, Lower, OpenLower
 
 # a lower object: which lower tree, and what it is there
@@ -111,11 +112,31 @@ class NodeTable:
 
     def get(self, ino: int) -> Node:
         """The node that the kernel calls `ino`; KeyError."""
-        return self._by_ino[ino]
+        node = self._by_ino.get(ino) or self._take_over(answers.take(ino))
+        if node is None:
+            raise KeyError(ino)
+        return node
 
     def find_upper(self, upper_ino: int) -> Node | None:
         """The node of an upper file, which may be known by another name."""
-        return self._by_upper.get(upper_ino)
+        return self._by_upper.get(upper_ino) or self._take_over(answers.take_upper(upper_ino))
+
+    def _take_over(self, taken: "answers.Taken | None") -> Node | None:
+        """The node of a file that was made without us."""
+        if taken is None:
+            return None
+        ino, parent_ino, name, upper_ino, mode, nlookup, opens, fd, held_fd = taken
+        node = Node(ino, mode, None, None)
+        self._by_ino[ino] = node
+        self.set_upper(node, upper_ino)
+        if name is not None:
+            self.add_name(node, self._by_ino[parent_ino], name)
+        node.nlookup, node.opens = nlookup, opens
+        node.upper_fd, node.writable_fd, node.held_fd = fd, fd >= 0, held_fd
+        node.xattr_names = frozenset()
+        if node.writable_fd:
+            answers.know_file(ino, fd, True)
+        return node
 
     def find_lower(self, part: Part) -> Node | None:
         """The node of a lower file, which may be known by another name, or be copied up."""

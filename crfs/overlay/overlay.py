@@ -73,6 +73,8 @@ class Overlay:
             copy_up = CopyUp(self._lookup, self._upper, self._table)
             self._names = Namespace(self._lookup, copy_up, self._upper, self._table, redirects=spec.redirects)
         self.is_local = all(lower.is_local for lower in lowers)
+        # whether what is new is numbered as Numbers does it
+        self.numbers_are_own = not number_bits
         # whether fsync() is of any use
         self.syncs = spec is not None and not spec.volatile
         self.files = Files(self._lock, self._lookup, self._upper, copy_up, self._table)

@@ -80,12 +80,16 @@ class Upper:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
         node.upper_fd = os.open(node.name, flags, dir_fd=above_fd)
         self._kept[node.ino] = node
-        if not node.lowers:
-            answers.know_directory(node.ino, node.upper_fd)
+        self.know_directory(node)
         while len(self._kept) > _KEPT:
             _, old = self._kept.popitem(last=False)
             _close(old)
         return node.upper_fd
+
+    def know_directory(self, node: Node) -> None:
+        """What shows nothing of the lower trees, if it is open, may be looked at and added to without us."""
+        if not node.lowers and node.upper_fd >= 0:
+            answers.know_directory(node.ino, node.upper_fd, bool(node.mode & stat.S_ISGID))
 
     def open_directory(self, node: Node) -> int:
         """A new descriptor of an upper directory, for what dir_fd() is not good for: to be read, and synced."""
