@@ -46,10 +46,10 @@ cdef class Contents:
         self.tree = tree
         for layer in layers:
             self.layers.push_back(<bytes?>layer)
-        cdef uint32_t i
-        for i in range(tree.header.chunks):
-            if tree.chunk_table[i].layer >= self.layers.size():
-                raise IndexError(f"no name for layer {tree.chunk_table[i].layer}")
+        # chunks in `order` lie by layers: of a mapped tree, no more than this one is read
+        cdef uint32_t count = tree.header.chunks
+        if count and tree.chunk_table[tree.order[count - 1]].layer >= self.layers.size():
+            raise IndexError(f"no name for layer {tree.chunk_table[tree.order[count - 1]].layer}")
 
     def name(self, uint64_t inode):
         """What the content of a file is called; None where there is none, or nothing but a hole."""

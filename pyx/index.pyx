@@ -88,6 +88,9 @@ cdef class Tree:
         for i in range(self.header.chunks):
             if self.rank[i] >= self.header.chunks or self.order[self.rank[i]] != i:
                 return False
+        for i in range(1, self.header.chunks):
+            if self.chunk_table[self.order[i - 1]].layer > self.chunk_table[self.order[i]].layer:
+                return False
         return dentries == self.header.dentries and chunks == self.header.chunks
 
     cdef bint is_sound_place(self, uint32_t inode) noexcept nogil:

@@ -1,7 +1,8 @@
 """Where crfs keeps its files: the XDG base directories, and /run/crfs for root."""
 
-import os
 from pathlib import Path
+
+from crfs.blobs.runtimeplace import runtime_place
 
 
 def cache_directory() -> Path:
@@ -26,15 +27,5 @@ def container_directory() -> Path:
 
 
 def runtime_directory() -> Path:
-    """/run/crfs for root, else $XDG_RUNTIME_DIR/crfs.
-
-    Root of a user's own namespace may not write to the former, and sees owners by whom platformdirs trusts nothing.
-    """
-    if os.geteuid() == 0 and os.access("/run", os.W_OK):
-        return Path("/run/crfs")
-    import platformdirs
-
-    if os.geteuid() == 0:
-        given = os.environ.get("XDG_RUNTIME_DIR")
-        return Path(given, "crfs") if given else platformdirs.user_state_path("crfs") / "run"
-    return platformdirs.user_runtime_path("crfs")
+    """/run/crfs for root, else $XDG_RUNTIME_DIR/crfs."""
+    return Path(runtime_place())

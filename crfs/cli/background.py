@@ -1,18 +1,23 @@
-"""Into the background, and a warm process for the commands that follow."""
+"""Into the background, and a warm process for the commands that follow.
+
+A command that is handed over loads no more than this: what is needed by who does the work is imported there.
+"""
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 
-from crfs.mount import daemon
 from crfs.mount.handover import DISABLE, hand_over
 
 NO_SERVER = "--no-server"
+OVERLAYFS = "crfs-overlayfs"
 # programs that are handed over, and where their main() is
-_PROGRAMS = {"crfs": "crfs.cli.main", "crfs-overlayfs": "crfs.cli.overlayfs"}
+_PROGRAMS = {"crfs": "crfs.cli.main", OVERLAYFS: "crfs.cli.overlayfs"}
 # what a mount needs sooner or later
 _PRELOADED = (
     "crfs.cli.mount",
+    "crfs.cli.erofs",
     "crfs.cli.upper",
     "crfs.cli.overlay",
     "crfs.cli.sources",
@@ -28,20 +33,54 @@ def hand_over_mount(program: str, argv: Sequence[str]) -> int | None:
     return None if _FOREGROUND & set(argv) else hand_over(program, argv)
 
 
-def run_in_background(work: Callable[[daemon.Ready], None], *, warm: bool = True) -> None:
+def run_or_hand_over(program: str, argv: Sequence[str], run: Callable[[Sequence[str]], int]) -> None:
+    """Our own command line, by a warm process or by `run`, to the end of this process."""
+    status = hand_over_mount(program, argv)
+    if status is None:
+        status = run(argv)
+    _flush()
+    # to take an interpreter to pieces that has loaded all that a mount needs takes as long as the mount
+    os._exit(status)
+
+
+def run_in_background(work: Callable[[Callable[[int], None]], None], *, warm: bool = True) -> None:
     """daemon.run_in_background(); then leave a warm process, unless there is one or it isn't wanted."""
-    # before the fork: what the child needs, a warm process needs as well
-    importlib.import_module("crfs.cli.compose")
+    from crfs.mount import daemon
+
     warm = warm and not os.environ.get(DISABLE)
     lifeline, held = os.pipe()
     daemon.run_in_background(work)
     os.close(held)
     if warm:
-        from crfs.mount.warm import fork_warm
-
-        programs = {name: _main(module) for name, module in _PROGRAMS.items()}
-        fork_warm(programs, _preload, lifeline)
+        _fork_warm(lifeline)
     os.close(lifeline)
+
+
+def _fork_warm(lifeline: int) -> None:
+    """Leave a process behind, of which the caller's files are let go at once: somebody may wait for their end."""
+    _flush()
+    if os.fork():
+        return
+    try:
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(null, number)
+        from crfs.mount.warm import be_warm
+
+        be_warm({name: _main(module) for name, module in _PROGRAMS.items()}, _preload, lifeline)
+    finally:
+        os._exit(0)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            # whoever read it has seen enough
+            continue
 
 
 def _main(module: str) -> Callable[[Sequence[str]], int]:

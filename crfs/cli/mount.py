@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
         _serve(args, where, fuse_options, stack, choice, lambda: ready(log))
 
+    # before the fork, so that a warm process has it, too
+    import_module("crfs.cli.erofs" if choice.engine is EngineName.EROFS else "crfs.cli.compose")
     run_in_background(work, warm=args.server)
     return 0
 

@@ -1,42 +1,40 @@
-"""A command line is handed over to a warm process that has everything imported, and is run there.
+"""Have a warm process run a command line, if there is one that may (crfs.mount.warm).
 
-What the two sides share, and the side that hands over. Imports next to nothing, since that is the point. What a
-process inherits and can't set for itself (namespaces, limits, capabilities, cgroup, the code of crfs) is its
-identity: only a warm process of the same one is good enough.
+It may if it has the same identity: whatever a process inherits, or finds at its start, and could change what the
+command does. Then our files, directory, environment and umask are sent to it, over a socket in the runtime
+directory. The first messages decide; once we have said GO, it is the other side's job.
+
+A command that is handed over is as quick as this is loaded: nothing is imported here that takes longer than to do
+without it, such as socket for what it adds to _socket.
 """
 
-import binascii
-import contextlib
+import _socket
 import os
-import signal
-import socket
-import struct
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import FrameType
 
-from crfs.blobs.directories import runtime_directory
+from crfs.blobs.runtimeplace import runtime_place
 
 DISABLE = "CRFS_NO_SERVER"
-HEADER = struct.Struct("<II")
-PID = struct.Struct("<i")
-STATUS = struct.Struct("<B")
 READY, GO = b"R", b"G"
 # a warm process answers at once or is of no use
 ANSWER_SECONDS = 2.0
+# what the head of a request says: how many words the command line has, and the umask; and what else is sent
+NUMBER_BYTES = 4
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _FILES = ("/proc/self/cgroup", "/proc/self/limits", "/proc/self/attr/current", "/proc/self/oom_score_adj")
 _STATUS = (b"Uid", b"Gid", b"Groups", b"Cap", b"NoNewPrivs", b"Seccomp:", b"Cpus_allowed:", b"Mems_allowed:")
 # these are read when an interpreter or a library starts
 _ENVIRONMENT = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_", "OPENSSL_")
+# what is added up by it fills one digit of Python's, so that it is quick
+_PRIME = (1 << 30) - 35
 
 
 def identity() -> bytes:
     """Everything that two processes must have in common for one to do the other's work."""
-    package = Path(__file__).parent.parent
+    package = os.path.dirname(os.path.dirname(__file__))
     root = os.stat("/")
-    parts = [sys.executable.encode(), str(package).encode(), b"%d %d" % (root.st_dev, root.st_ino)]
+    parts = [sys.executable.encode(), package.encode(), b"%d %d" % (root.st_dev, root.st_ino)]
     parts += [os.readlink(f"/proc/self/ns/{name}").encode() for name in _NAMESPACES]
     parts += [_content(name) for name in _FILES]
     parts += [line for line in _content("/proc/self/status").split(b"\n") if line.startswith(_STATUS)]
@@ -49,8 +47,9 @@ def identity() -> bytes:
 
 def _content(path: str) -> bytes:
     try:
-        # security labels end with NUL, which ends a field of what is sent
-        return Path(path).read_bytes().replace(b"\0", b"")
+        with open(path, "rb", buffering=0) as file:
+            # security labels end with NUL, which ends a field of what is sent
+            return file.read().replace(b"\0", b"")
     except OSError:
         return b""
 
@@ -59,20 +58,19 @@ def _setting(name: str, value: str) -> bytes:
     return os.fsencode(f"{name}={value}")
 
 
-def _code(directory: str | Path) -> Iterator[tuple[bytes, int]]:
+def _code(directory: str) -> Iterator[tuple[bytes, int]]:
     """Each file of the package and when it was changed."""
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name != "__pycache__":
-                    yield from _code(entry.path)
-            elif entry.name.endswith((".py", ".so")):
+            if entry.name.endswith((".py", ".so")):
                 yield os.fsencode(entry.path), entry.stat().st_mtime_ns
+            elif entry.name != "__pycache__" and entry.is_dir(follow_symlinks=False):
+                yield from _code(entry.path)
 
 
-def socket_path(described: bytes) -> Path:
+def socket_path(described: bytes) -> str:
     """Where the warm process of an identity listens."""
-    return runtime_directory() / f"warm-{binascii.crc32(described):08x}.sock"
+    return f"{runtime_place()}/warm-{int.from_bytes(described, 'little') % _PRIME:08x}.sock"
 
 
 def hand_over(program: str, argv: Sequence[str]) -> int | None:
@@ -84,17 +82,22 @@ def hand_over(program: str, argv: Sequence[str]) -> int | None:
         return None
     try:
         described = identity()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.settimeout(ANSWER_SECONDS)
-            connection.connect(os.fspath(socket_path(described)))
-            _request(connection, described, program, argv)
-            connection.sendall(GO)
-            return _outcome(connection)
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    except OSError:
+        return None
+    try:
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(socket_path(described))
+        _request(connection, described, program, argv)
+        connection.sendall(GO)
+        return _outcome(connection)
     except (OSError, EOFError):
         return None
+    finally:
+        connection.close()
 
 
-def _request(connection: socket.socket, described: bytes, program: str, argv: Sequence[str]) -> None:
+def _request(connection: _socket.socket, described: bytes, program: str, argv: Sequence[str]) -> None:
     """Say what is to be run, until the other side is ready for it. EOFError where it won't."""
     if peer_uid(connection) != os.geteuid():
         raise EOFError
@@ -103,43 +106,58 @@ def _request(connection: socket.socket, described: bytes, program: str, argv: Se
     message = b"\0".join([*words, *environment, described])
     umask = os.umask(0o077)
     os.umask(umask)
-    header = HEADER.pack(len(words), umask)
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        socket.send_fds(connection, [header + message], [0, 1, 2, here])
+        files = b"".join(map(number_to_bytes, (0, 1, 2, here)))
+        head = number_to_bytes(len(words)) + number_to_bytes(umask)
+        connection.sendmsg([head, message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
     finally:
         os.close(here)
     if connection.recv(1) != READY:
         raise EOFError
 
 
-def peer_uid(connection: socket.socket) -> int:
+def number_to_bytes(number: int) -> bytes:
+    """A number as it is sent, which is how a C int lies in memory."""
+    return number.to_bytes(NUMBER_BYTES, sys.byteorder)
+
+
+def number_from_bytes(data: bytes) -> int:
+    """The other way. EOFError where it was not all received."""
+    if len(data) != NUMBER_BYTES:
+        raise EOFError
+    return int.from_bytes(data, sys.byteorder)
+
+
+def peer_uid(connection: _socket.socket) -> int:
     """Who is at the other end."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
+    # struct ucred: pid, uid, gid
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 3 * NUMBER_BYTES)
+    return number_from_bytes(credentials[NUMBER_BYTES : 2 * NUMBER_BYTES])
 
 
-def _outcome(connection: socket.socket) -> int:
+def _outcome(connection: _socket.socket) -> int:
     """Wait for the status; signals to us are passed on. A process that is gone without one has failed."""
     connection.settimeout(None)
+    # late: by now another process is at work
+    import signal
+
+    before = {}
     try:
-        (pid,) = PID.unpack(connection.recv(PID.size))
-        with _passed_on(pid):
-            return int(STATUS.unpack(connection.recv(STATUS.size))[0])
-    except (OSError, struct.error):
+        pid = number_from_bytes(connection.recv(NUMBER_BYTES))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[number] = signal.signal(number, lambda number, _: _pass_on(number, pid))
+        return number_from_bytes(connection.recv(NUMBER_BYTES))
+    except (OSError, EOFError):
         return 1
-
-
-@contextlib.contextmanager
-def _passed_on(pid: int) -> Iterator[None]:
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, pass_on) for number in numbers]
-    try:
-        yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _pass_on(number: int, pid: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        # it has just ended, and its status is on its way
+        return

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from msgspec import Struct, field
@@ -24,11 +25,11 @@ from crfs.mount.handover import (
     ANSWER_SECONDS,
     DISABLE,
     GO,
-    HEADER,
-    PID,
+    NUMBER_BYTES,
     READY,
-    STATUS,
     identity,
+    number_from_bytes,
+    number_to_bytes,
     peer_uid,
     socket_path,
 )
@@ -51,33 +52,16 @@ class Call(Struct, frozen=True):
     files: Sequence[int]
 
 
-def fork_warm(programs: Programs, preload: Callable[[], None], lifeline: int) -> None:
-    """Leave a warm process behind, unless there is one; no thread may run.
+def be_warm(programs: Programs, preload: Callable[[], None], lifeline: int) -> None:
+    """Wait for command lines until there have been none for long enough; at once, where another one does already.
 
-    `preload` imports what has not been needed so far. `lifeline` is the read end of a pipe that lives as long
-    as the caller's mount.
+    The caller is a process without threads that was forked for it. `preload` imports what has not been needed so far.
+    `lifeline` is the read end of a pipe that lives as long as a mount; all other files are closed.
     """
-    if os.environ.get(DISABLE):
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if os.fork() == 0:
-        try:
-            _be_warm(programs, preload, lifeline)
-        finally:
-            os._exit(0)
-
-
-def _be_warm(programs: Programs, preload: Callable[[], None], lifeline: int) -> None:
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(null, number)
     os.dup2(lifeline, 3)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     described = identity()
-    path = socket_path(described)
+    path = Path(socket_path(described))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +115,7 @@ class _Warm(Struct):
         connection, _ = self.listener.accept()
         with connection:
             connection.settimeout(ANSWER_SECONDS)
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, EOFError):
                 call = self._receive(connection)
                 try:
                     connection.sendall(READY)
@@ -144,8 +128,8 @@ class _Warm(Struct):
     def _receive(self, connection: socket.socket) -> Call:
         """ValueError where it is none of ours."""
         data, files, flags, _ = socket.recv_fds(connection, _MESSAGE_MAX, _FILES)
-        count, umask = HEADER.unpack_from(data)
-        *fields, described = data[HEADER.size :].split(b"\0")
+        count, umask = (number_from_bytes(data[at : at + NUMBER_BYTES]) for at in (0, NUMBER_BYTES))
+        *fields, described = data[2 * NUMBER_BYTES :].split(b"\0")
         ours = peer_uid(connection) == os.geteuid() and described == self.described
         if not ours or flags or len(files) != _FILES or fields[0].decode() not in self.programs:
             for file in files:
@@ -177,13 +161,13 @@ class _Warm(Struct):
             _take_over(call)
             setproctitle(" ".join((call.program, *call.argv)))
             connection.settimeout(None)
-            connection.sendall(PID.pack(os.getpid()))
+            connection.sendall(number_to_bytes(os.getpid()))
             # the daemon that this process leaves must not keep whoever waits for the status
             os.register_at_fork(after_in_child=connection.close)
             status = _status(self.programs[call.program], call.argv)
         finally:
             with contextlib.suppress(OSError):
-                connection.sendall(STATUS.pack(status))
+                connection.sendall(number_to_bytes(status))
             os._exit(status)
 
 
