@@ -390,7 +390,8 @@ class Converter:
             with source.open_pieces(seen) as pieces:
                 return write_plain(pieces, sink, *plan.plain, pool)
         if plan.wanted is not None:
-            with closing(iter_wanted_first(lambda: source.open_entries(seen), plan.wanted)) as ordered:
+            opened = iter_wanted_first(lambda: source.open_entries(seen), plan.wanted, source.name)
+            with closing(opened) as ordered:
                 return write_layer(ordered, sink, plan.options, pool)
         with source.open_entries(seen) as entries:
             return write_layer(entries, sink, plan.options, pool, lambda: entries.tail)
@@ -405,9 +406,11 @@ class Converter:
         def flat() -> closing[Generator[TarEntry, None, None]]:
             return closing(iter_flat(layers))
 
+        name = inputs[0].name.rpartition(": ")[0]
+
         def write(lazy: bool) -> ConvertedLayer:
             wanted = plan.wanted if lazy else None
-            opened = closing(iter_wanted_first(flat, wanted)) if wanted else flat()
+            opened = closing(iter_wanted_first(flat, wanted, name)) if wanted else flat()
             with _Sinking(self._target.open_sink()) as sink, opened as entries:
                 if lazy:
                     converted = write_layer(entries, sink, plan.options, pool)
@@ -416,7 +419,6 @@ class Converter:
                 sink.finish(converted.digest)
                 return converted
 
-        name = inputs[0].name.rpartition(": ")[0]
         return self._converted(label, size // 2, self._lazy_or_plain(name, write), started)
 
     def _converted(self, label: str, size: int | None, converted: ConvertedLayer, started: float) -> _Done:

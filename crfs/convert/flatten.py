@@ -10,8 +10,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 
+from msgspec import Struct
+
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.convert.order import is_landmark
+from crfs.convert.landmarks import is_landmark
+from crfs.convert.standing import Standing, parents
 from crfs.formats.toc import RESERVED_NAMES, TOC_NAME
 from crfs.formats.whiteout import OPAQUE_NAME, WHITEOUT_PREFIX
 
@@ -32,23 +35,16 @@ class _Hidden:
         """Whether something of the lower layers can't be seen."""
         if name in self._names or (name in self._implied and not info.isdir()):
             return True
-        parents = _parents(name)
-        return any(self._names.get(parent) is False or parent in self._opaque for parent in parents)
+        return any(self._names.get(parent) is False or parent in self._opaque for parent in parents(name))
 
     def add(self, names: dict[str, bool], gone: Iterable[str], opaque: Iterable[str]) -> None:
         """One more layer lies over those below."""
         for name, is_directory in names.items():
             self._names.setdefault(name, is_directory)
-            self._implied.update(_parents(name))
+            self._implied.update(parents(name))
         for name in gone:
             self._names.setdefault(name, False)
         self._opaque.update(opaque)
-
-
-def _parents(name: str) -> list[str]:
-    """The directories above, the root first."""
-    parts = name.split("/")
-    return ["", *("/".join(parts[:depth]) for depth in range(1, len(parts)))] if name else []
 
 
 def iter_flat(layers: Sequence[Opener]) -> Generator[TarEntry, None, None]:
@@ -56,57 +52,70 @@ def iter_flat(layers: Sequence[Opener]) -> Generator[TarEntry, None, None]:
     hidden = _Hidden()
     links: list[TarEntry] = []
     for layer in reversed(layers):
-        headers, gone, opaque = _read_headers(layer)
-        promoted = _promote(headers, hidden)
-        numbers = {name: number for name, (number, _) in headers.items()}
+        headers = _read_headers(layer)
+        promoted = _promote(headers.infos, hidden)
         with layer() as entries:
             for number, entry in enumerate(entries):
-                if numbers.get(entry.name) == number:
-                    yield from _place(entry, _final(headers, entry.name), promoted, hidden, links)
-        hidden.add({name: info.isdir() for name, (_, info) in headers.items()}, gone, opaque)
+                stands = headers.standing.written(number, entry)
+                if stands is not None:
+                    yield from _place(stands, _final(headers.infos, stands.name), promoted, hidden, links)
+        hidden.add({name: info.isdir() for name, info in headers.infos.items()}, headers.gone, headers.opaque)
     yield from reversed(links)
 
 
-def _read_headers(
-    layer: Opener,
-) -> tuple[dict[str, tuple[int, tarfile.TarInfo]], list[str], list[str]]:
-    """The last header of each name and its number; what is whited out; which directories are opaque."""
-    headers: dict[str, tuple[int, tarfile.TarInfo]] = {}
-    reserved: dict[str, tuple[int, tarfile.TarInfo]] = {}
-    gone, opaque, last = [], [], ""
+class _Headers(Struct):
+    """What stands of a layer, and by name the headers of that; what is whited out; which directories are opaque."""
+
+    standing: Standing
+    infos: dict[str, tarfile.TarInfo]
+    gone: list[str]
+    opaque: list[str]
+
+
+def _read_headers(layer: Opener) -> _Headers:
+    headers = _Headers(Standing(), {}, [], [])
+    met: list[tuple[int, TarEntry]] = []
+    reserved: list[tuple[int, TarEntry]] = []
+    last = ""
     with layer() as entries:
         for number, entry in enumerate(entries):
             last = entry.name
             head, _, base = entry.name.rpartition("/")
             if base == OPAQUE_NAME:
-                opaque.append(head)
+                headers.opaque.append(head)
             elif base.startswith(WHITEOUT_PREFIX):
                 if not base.startswith(WHITEOUT_PREFIX * 2):
-                    gone.append(f"{head}/{base[len(WHITEOUT_PREFIX) :]}".lstrip("/"))
+                    headers.gone.append(f"{head}/{base[len(WHITEOUT_PREFIX) :]}".lstrip("/"))
             elif not is_landmark(entry):
-                found = reserved if entry.name in RESERVED_NAMES else headers
-                found[entry.name] = (number, entry.info)
+                found = reserved if entry.name in RESERVED_NAMES else met
+                found.append((number, TarEntry(entry.info)))
     if last != TOC_NAME:
         # no earlier conversion has put them there
-        headers |= reserved
-    return headers, gone, opaque
+        met += reserved
+    for number, entry in met:
+        headers.standing.add(number, entry)
+    headers.standing.finish()
+    stand = filter(None, (headers.standing.written(number, entry) for number, entry in met))
+    headers.infos.update((entry.name, entry.info) for entry in stand)
+    headers.opaque += headers.standing.anew
+    return headers
 
 
-def _promote(headers: dict[str, tuple[int, tarfile.TarInfo]], hidden: _Hidden) -> dict[str, str]:
+def _promote(headers: dict[str, tarfile.TarInfo], hidden: _Hidden) -> dict[str, str]:
     """For each hidden file that links of this layer stand for: the first of those that can be seen."""
     promoted: dict[str, str] = {}
-    for name, (_, info) in headers.items():
+    for name, info in headers.items():
         target = _final(headers, name)
-        if target != name and hidden.hides(target, headers[target][1]) and not hidden.hides(name, info):
+        if target != name and hidden.hides(target, headers[target]) and not hidden.hides(name, info):
             promoted.setdefault(target, name)
     return promoted
 
 
-def _final(headers: dict[str, tuple[int, tarfile.TarInfo]], name: str) -> str:
+def _final(headers: dict[str, tarfile.TarInfo], name: str) -> str:
     """What a link stands for, over other links of its layer; itself for all else."""
     seen = {name}
-    while headers[name][1].islnk():
-        target = clean_name(headers[name][1].linkname)
+    while headers[name].islnk():
+        target = clean_name(headers[name].linkname)
         if target not in headers or target in seen:
             break
         seen.add(target)

@@ -17,14 +17,20 @@ import msgspec
 
 from crfs.convert.entries import TarEntry, damage_as_format_error
 from crfs.convert.headers import OwnerNames, WrittenEntry, describe, is_plain, normalise, pack_header
+from crfs.convert.landmarks import check_reserved, drop_reserved, landmark
 from crfs.convert.members import MemberWriter, Placed, Sink
-from crfs.convert.order import check_reserved, drop_reserved, with_landmark
 from crfs.convert.packing import Pack, gzip_packer, zstd_packer
 from crfs.errors import FormatError, UnsupportedError
 from crfs.formats.digest import sha256_digest
 from crfs.formats.footer import FooterKind, build_footer
 from crfs.formats.mediatypes import OCI_LAYER_GZIP, OCI_LAYER_ZSTD
-from crfs.formats.toc import LANDMARKS, RESERVED_NAMES, TOC_DIGEST_ANNOTATION, TOC_NAME
+from crfs.formats.toc import (
+    LANDMARKS,
+    NO_PREFETCH_LANDMARK,
+    RESERVED_NAMES,
+    TOC_DIGEST_ANNOTATION,
+    TOC_NAME,
+)
 from crfs.formats.zstdchunked import FRAME_HEADER_SIZE, Dialect, Place, position_annotations, skippable_frame
 from crfs.formats.zstdchunked import build_footer as build_zstd_footer
 
@@ -65,15 +71,13 @@ class Options(msgspec.Struct, frozen=True):
 
     Files are cut into chunks of `chunk_size`. Each chunk has a member of its own, unless `min_chunk_size` is more
     than 0: then a member ends only once it holds that much, and readers need to know innerOffset (podman's don't).
-    The `prioritized` names come first, for readers to prefetch (stargz has no way to say so, and keeps the order);
-    entries must then be readable in any order. `level` is libdeflate's, or zstd's. `keep_tar`: the tar stays what
-    it was, to the byte; entries must then have their `raw` headers. `ordered`: they have their landmark already.
+    `level` is libdeflate's, or zstd's. `keep_tar`: the tar stays what it was, to the byte; entries must then have
+    their `raw` headers. `ordered`: they have their landmark already.
     """
 
     kind: Kind = Kind.ESTARGZ
     chunk_size: int = CHUNK_SIZE
     min_chunk_size: int = 0
-    prioritized: tuple[str, ...] = ()
     level: int = 6
     keep_tar: bool = False
     ordered: bool = False
@@ -122,7 +126,7 @@ def write_layer(
     if not options.keep_tar and not options.ordered:
         ordered = drop_reserved(entries)
         if options.kind.has_landmark:
-            ordered = with_landmark(ordered, options.prioritized)
+            writer.add(landmark(NO_PREFETCH_LANDMARK))
     for entry in ordered:
         writer.add(entry)
     return writer.finish(tail() if options.keep_tar else _END)

@@ -4,6 +4,7 @@ The stream is read twice: once for what is wanted, which is kept (in memory, the
 for the rest. Where a wanted name turns out to need another one (the target of a hard link), once more.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,10 +15,12 @@ from typing import IO, cast
 import msgspec
 
 from crfs.convert.entries import TarEntry, clean_name
-from crfs.convert.order import drop_reserved, landmark, link_target, take
+from crfs.convert.landmarks import drop_reserved, landmark
+from crfs.convert.standing import Standing, parents
 from crfs.errors import CrfsError, FormatError, UsageError
-from crfs.formats.toc import PREFETCH_LANDMARK
+from crfs.formats.toc import NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK
 
+logger = logging.getLogger(__name__)
 _IN_MEMORY = 16 << 20
 _PIECE = 1 << 20
 Opener = Callable[[], AbstractContextManager[Iterable[TarEntry]]]
@@ -67,73 +70,91 @@ def clean_globs(globs: Sequence[str]) -> tuple[str, ...]:
     return tuple(glob.lstrip("/") for glob in globs)
 
 
-class _Name(msgspec.Struct, frozen=True, gc=False):
-    """A name of the layer, and what it is a hard link to, if it is one."""
-
-    name: str
-    target: str | None
-
-
 class _Look(msgspec.Struct, frozen=True):
-    """A layer that was read once: its names by their last entry, how many each had, and what is at hand whole."""
+    """A layer that was read once: what stands of it, and of what comes first the entries, by number, at hand whole."""
 
-    names: dict[str, _Name]
-    counts: dict[str, int]
-    kept: dict[str, TarEntry]
+    standing: Standing
+    kept: dict[int, TarEntry]
 
 
-def iter_wanted_first(open_entries: Opener, wanted: Wanted) -> Generator[TarEntry, None, None]:
+def iter_wanted_first(
+    open_entries: Opener, wanted: Wanted, name: str = "the layer"
+) -> Generator[TarEntry, None, None]:
     """What is wanted, each after what it needs, then the landmark, then the rest, of a layer's entries.
 
-    Of several entries of one name, only the last is kept. `open_entries` is called two or three times.
+    Of several entries of one name only what stands in the end is kept (see Standing). A layer that can't have another
+    order keeps its own, and has nothing to prefetch; a warning says so, with the layer's `name`.
+    `open_entries` is called two or three times.
     """
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
         look = _look(open_entries, wanted, spool)
-        rest = dict(look.names)
-        for found in _in_order(wanted, look, rest):
-            yield look.kept[found]
+        if look.standing.trouble is not None:
+            if wanted.order(look.standing.names):
+                logger.warning("%s: none of its files comes first: %s", name, look.standing.trouble)
+            yield landmark(NO_PREFETCH_LANDMARK)
+            with open_entries() as entries:
+                yield from drop_reserved(entries)
+            return
+        first = set[int]()
+        for number in _in_order(wanted, look.standing):
+            first.add(number)
+            yield from _written(look.standing, number, look.kept[number])
         yield landmark(PREFETCH_LANDMARK)
-        left = {name: look.counts[name] for name in rest}
         with open_entries() as entries:
-            for entry in entries:
-                if entry.name in left:
-                    left[entry.name] -= 1
-                    if not left[entry.name]:
-                        yield entry
+            for number, entry in enumerate(drop_reserved(entries)):
+                if number not in first:
+                    yield from _written(look.standing, number, entry)
 
 
-def _in_order(wanted: Wanted, look: _Look, rest: dict[str, _Name]) -> Iterator[str]:
-    """The names that come first, taken out of `rest`."""
-    for name in wanted.order(look.names):
-        for found in take(name, rest, lambda one: one.target):
-            yield found.name
+def _written(standing: Standing, number: int, entry: TarEntry) -> Iterator[TarEntry]:
+    found = standing.written(number, entry)
+    if found is not None:
+        yield found
+
+
+def _in_order(wanted: Wanted, standing: Standing) -> Iterator[int]:
+    """The numbers of the entries that come first."""
+    done: set[str] = set()
+    for name in wanted.order(standing.names):
+        for found in _needed(name, standing):
+            if found not in done:
+                done.add(found)
+                yield standing.names[found]
+
+
+def _needed(name: str, standing: Standing) -> Iterator[str]:
+    """A name after all that it needs: what it is a hard link to, and the parents of both, so far as they stand."""
+    going, chain = name, list[str]()
+    while going in standing.names and going not in chain:
+        chain.append(going)
+        going = standing.targets.get(standing.names[going], going)
+    for link in reversed(chain):
+        yield from (parent for parent in parents(link) if parent in standing.names)
+        yield link
 
 
 def _look(open_entries: Opener, wanted: Wanted, spool: IO[bytes]) -> _Look:
     """Read a layer until all that is wanted, and what that needs, is at hand."""
-    extra = set(wanted.names)
+    listed, extra = set(wanted.names), set[int]()
     while True:
-        look = _Look({}, {}, {})
+        look = _Look(Standing(), {})
         with open_entries() as entries:
-            for entry in drop_reserved(entries):
-                _note(look, entry, spool, entry.name in extra or wanted.matches(entry.name))
-        needed = set(_in_order(wanted, look, dict(look.names)))
-        if needed <= look.kept.keys():
+            for number, entry in enumerate(drop_reserved(entries)):
+                look.standing.add(number, entry)
+                if number in extra or entry.name in listed or wanted.matches(entry.name):
+                    look.kept[number] = _spooled(entry, spool) if entry.info.isreg() else _bare(entry)
+                elif entry.info.isdir():
+                    # it may be the parent of what is wanted
+                    look.kept[number] = _bare(entry)
+        look.standing.finish()
+        needed = set(_in_order(wanted, look.standing))
+        if look.standing.trouble is not None or needed <= look.kept.keys():
             return look
         extra |= needed
 
 
-def _note(look: _Look, entry: TarEntry, spool: IO[bytes], whole: bool) -> None:
-    name = entry.name
-    look.counts[name] = look.counts.get(name, 0) + 1
-    look.names.pop(name, None)
-    look.names[name] = _Name(name, link_target(entry))
-    look.kept.pop(name, None)
-    if whole and entry.info.size and entry.info.isreg():
-        look.kept[name] = _spooled(entry, spool)
-    elif whole or entry.info.isdir():
-        # a directory may be the parent of what is wanted
-        look.kept[name] = TarEntry(entry.info, raw=entry.raw)
+def _bare(entry: TarEntry) -> TarEntry:
+    return TarEntry(entry.info, raw=entry.raw)
 
 
 def _spooled(entry: TarEntry, spool: IO[bytes]) -> TarEntry:

@@ -3,6 +3,7 @@
 Names and targets are `str` with surrogate escapes for bytes that are not UTF-8; `entry.path` has the bytes.
 """
 
+import contextlib
 import io
 import os
 import stat
@@ -14,9 +15,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from crfs.convert.entries import TarEntry
+from crfs.convert.entries import TarEntry, clean_name
 from crfs.convert.headers import set_mtime
 from crfs.convert.lazylayer import ConvertedLayer, Kind, Options, write_layer
+from crfs.convert.wanted import Wanted, iter_wanted_first
 from crfs.formats.footer import FooterKind
 
 # 2024-01-02 03:04:05 UTC
@@ -169,13 +171,23 @@ def make_tar(entries: Iterable[Entry], tar_format: int = tarfile.PAX_FORMAT) -> 
 def make_estargz(entries: Iterable[Entry], **options: Any) -> tuple[bytes, ConvertedLayer]:
     """An eStargz of the entries, and what is known about it; `options` are those of convert's Options.
 
-    `kind` may be the one that its footer has.
+    `kind` may be the one that its footer has; the names that are `prioritized` come first.
     """
     if isinstance(kind := options.get("kind"), FooterKind):
         options["kind"] = Kind[kind.name]
+    given: Iterable[TarEntry] = [to_tar_entry(entry) for entry in entries]
+    if prioritized := options.pop("prioritized", ()):
+        given, options["ordered"] = wanted_first(given, prioritized), True
     out = io.BytesIO()
-    converted = write_layer(map(to_tar_entry, entries), out, Options(**options))
+    converted = write_layer(given, out, Options(**options))
     return out.getvalue(), converted
+
+
+def wanted_first(entries: Iterable[TarEntry], names: Sequence[str]) -> Iterable[TarEntry]:
+    """Entries that can be read in any order, those of `names` in front."""
+    return iter_wanted_first(
+        lambda: contextlib.nullcontext(entries), Wanted(tuple(clean_name(name) for name in names))
+    )
 
 
 def to_tar_entry(entry: Entry) -> TarEntry:

@@ -20,7 +20,7 @@ from crfs.convert.lazylayer import Options, write_layer
 from crfs.convert.tree import TreeReader
 from crfs.errors import DigestMismatch
 from crfs.formats.platforms import Platform
-from tests.support.layers import File, make_tar
+from tests.support.layers import File, make_tar, wanted_first
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_priorities_from_a_tar_on_disk(tmp_path: Path) -> None:
     tar_file.write_bytes(make_tar([File("a", b"a"), File("b", b"b"), File("c", b"c")]))
     out = io.BytesIO()
     with tarfile.open(tar_file) as tar:
-        write_layer(list_tar(tar), out, Options(prioritized=("c", "b")))
+        write_layer(wanted_first(list_tar(tar), ["c", "b"]), out, Options(ordered=True))
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as tar:
         assert tar.getnames() == ["c", "b", ".prefetch.landmark", "a", "stargz.index.json"]
 

@@ -11,17 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from crfs._native.index import Tree
 from crfs._native.union import merge
 from crfs.cli.main import main
 from crfs.cli.services import Settings, open_services
+from crfs.errors import FormatError
 from crfs.formats.reference import parse_source
 from crfs.formats.toc import RESERVED_NAMES
 from crfs.layers.tarindex import index_tar
-from tests.support.layers import Dir, Entry, File, Hardlink, make_tar, trees
+from tests.support.layers import Dir, Entry, File, Hardlink, Symlink, make_tar, trees
 from tests.support.mounting import run_program
 from tests.support.union_oracle import Seen, look_at
 from tests.t3_layers.images import Image
@@ -69,10 +70,28 @@ def layers(draw: st.DrawFn) -> list[Entry]:
         )
         # where it comes last, it is taken for a TOC
         found.append(File("last"))
-    if files and "twice" in more:
-        found.append(File(draw(st.sampled_from(files)).name, b"once more" * 200))
     if files and "link" in more:
         found.insert(0, Hardlink("before", draw(st.sampled_from(files)).name))
+    if files and "twice" in more:
+        found += draw(replaced(draw(st.sampled_from(files)).name, prefix))
+    return found
+
+
+@st.composite
+def replaced(draw: st.DrawFn, name: str, prefix: str) -> list[Entry]:
+    """Links to what stands under `name`, and what takes the place of that, of a link, or of a link's link."""
+    found: list[Entry] = []
+    names = [name]
+    for number in range(draw(st.integers(1, 5))):
+        if draw(st.booleans()):
+            names.append(f"{prefix}again {number}")
+            found.append(Hardlink(names[-1], draw(st.sampled_from(names[:-1]))))
+        else:
+            again = draw(st.sampled_from(names))
+            # not so often a directory, for a layer with one keeps its order
+            kind = draw(st.sampled_from("ffffffffffsssd"))
+            others = {"f": File(again, b"once more" * 40 * number), "s": Symlink(again, "a"), "d": Dir(again)}
+            found.append(others[kind])
     return found
 
 
@@ -123,11 +142,16 @@ def test_tree_is_what_it_was(scratch: Path, entries: list[Entry], way: list[str]
     scratch.mkdir()
     tar = scratch / "layer.tar"
     tar.write_bytes(make_tar(entries))
+    try:
+        before = see_tar(tar)
+    except FormatError:
+        # a link's target may end as a directory
+        assume(False)
     convert(tar, f"oci:{scratch}/made:v1", way)
-    assert see_image(f"oci:{scratch}/made:v1", scratch / "cache") == see_tar(tar)
+    assert see_image(f"oci:{scratch}/made:v1", scratch / "cache") == before
     # once more, from what was made to what is made of everything
     convert(f"oci:{scratch}/made:v1", f"oci:{scratch}/again:v1", ["--format", "estargz", "--rewrite"])
-    assert see_image(f"oci:{scratch}/again:v1", scratch / "cache") == see_tar(tar)
+    assert see_image(f"oci:{scratch}/again:v1", scratch / "cache") == before
 
 
 @pytest.mark.parametrize("way", WAYS, ids=" ".join)

@@ -15,7 +15,7 @@ from crfs.convert.layout import LayoutPusher
 from crfs.convert.lazylayer import ConvertedLayer, Options, write_layer
 from crfs.formats.toc import iter_toc
 from crfs.registry.server import Registry
-from tests.support.layers import Device, Dir, Entry, Fifo, File, Hardlink, Symlink, to_tar_entry
+from tests.support.layers import Device, Dir, Entry, Fifo, File, Hardlink, Symlink, to_tar_entry, wanted_first
 from tests.support.rawregistry import Client
 from tests.t5_convert.test_estargz import toc_json
 
@@ -51,10 +51,13 @@ def registry() -> Iterator[Registry]:
 
 
 def push(registry: Registry, scratch: Path, options: Options) -> tuple[bytes, ConvertedLayer]:
-    """Push TREE as ours:v1; the layer."""
+    """Push TREE as ours:v1, with `ordered` two of its files in front; the layer."""
     blob = scratch / "layer"
+    tree = [to_tar_entry(entry) for entry in TREE]
     with blob.open("wb") as out:
-        converted = write_layer(map(to_tar_entry, TREE), out, options)
+        converted = write_layer(
+            wanted_first(tree, ["usr/file", "hard"]) if options.ordered else tree, out, options
+        )
     layout = scratch / "layout"
     asyncio.run(push_image(LayoutPusher(layout), [LayerFile(blob, converted)], Run(), "v1"))
     run(
@@ -90,7 +93,7 @@ def test_toc_is_that_of_the_reference(reference: Containerd, registry: Registry,
     [
         Options(chunk_size=1000),
         Options(chunk_size=1 << 20, min_chunk_size=1 << 16),
-        Options(prioritized=("usr/file", "hard")),
+        Options(ordered=True),
     ],
 )
 def test_reference_verifies_the_toc(
