@@ -48,6 +48,9 @@ class _Batch:
         self._came = 0
         self._head = 0
         self._begun, self._first = time.monotonic(), 0.0
+        self._failed = False
+        # cleared while it is to stand still
+        self.may_go = asyncio.Event()
 
     @property
     def need(self) -> Need:
@@ -55,6 +58,9 @@ class _Batch:
 
     def covers(self, want: _Want) -> bool:
         """Whether the bytes of a want are among those of this request, come or yet to come."""
+        if self._failed:
+            # whoever was told of it may ask again before the request is gone
+            return False
         return self.wants[0].blob.name == want.blob.name and self.start <= want.start and want.end <= self.end
 
     def join(self, want: _Want) -> None:
@@ -99,13 +105,17 @@ class _Batch:
 
     def fail(self, error: BaseException) -> None:
         """Tell those whose bytes have not come."""
+        self._failed = True
         for want in self.wants:
             if not want.result.done():
                 want.result.set_exception(error)
 
 
 class RangeFetcher:
-    """fetch() from any task of one loop; `connections` requests run at a time."""
+    """fetch() from any task of one loop; `connections` requests run at a time.
+
+    More than RESERVED + 1, or what is likely waits for as long as REST, which stands still for it, has one of them.
+    """
 
     def __init__(self, connections: int = CONNECTIONS) -> None:
         self._free = connections
@@ -193,19 +203,24 @@ class RangeFetcher:
             task = asyncio.ensure_future(self._run(batch))
             self._running[task] = batch
             task.add_done_callback(self._finish)
-        if any(one.need < Need.REST for one in self._queue) or any(
-            batch.need < Need.REST for batch in self._running.values()
-        ):
+        needs = [want.need for want in self._queue] + [batch.need for batch in self._running.values()]
+        if min(needs, default=Need.REST) < Need.REST:
             self._calm.clear()
         else:
             self._calm.set()
+        for batch in self._running.values():
+            if self._calm.is_set() or batch.need < Need.REST:
+                batch.may_go.set()
+            else:
+                batch.may_go.clear()
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         batch = self._running.pop(task)
         if any(want.held for want in batch.wants) and not task.cancelled() and batch.whole:
             self._held.append(batch)
-        # those of a task that was cancelled before it began must not wait for ever
-        batch.fail(asyncio.CancelledError())
+        if not batch.whole:
+            # those of a task that was cancelled before it began must not wait for ever
+            batch.fail(asyncio.CancelledError())
         self._free += 1
         self._pump()
 
@@ -257,8 +272,7 @@ class RangeFetcher:
     async def _run(self, batch: _Batch) -> None:
         async def sink(piece: bytes) -> None:
             batch.add(piece)
-            if batch.need is Need.REST:
-                await self._calm.wait()
+            await batch.may_go.wait()
 
         blob = batch.wants[0].blob
         try:

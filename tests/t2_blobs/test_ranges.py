@@ -59,6 +59,7 @@ class CountingBlob:
         assert end <= len(self.data)
         for at in range(start, end, self.piece):
             await sink(self.data[at : min(at + self.piece, end)])
+            await asyncio.sleep(0)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         raise NotImplementedError
@@ -118,6 +119,51 @@ def test_any_wants_get_their_bytes(
             assert end - begin <= limit or (begin, end) in asked
 
     with patch.multiple(ranges, GAP_MIN=gap, GAP_MAX=gap, MERGE_LIMIT=limit):
+        asyncio.run(run())
+
+
+@settings(max_examples=200, deadline=None)
+@given(asked=wants(), connections=st.integers(RESERVED + 2, CONNECTIONS), data=st.data())
+def test_any_who_stay_get_their_bytes_whoever_leaves(
+    asked: list[tuple[int, int]], connections: int, data: st.DataObject
+) -> None:
+    """Wants of all needs, some given up, some hurried, some of them met by a failure that they try again after."""
+    size = len(asked)
+    needs = data.draw(st.lists(st.sampled_from(list(Need)), min_size=size, max_size=size))
+    steps = st.sampled_from(["stay", "leave", "hurry", "fail"])
+    then = data.draw(st.lists(st.tuples(st.integers(0, 4), steps), min_size=size, max_size=size))
+
+    async def run() -> None:
+        blob, other = CountingBlob(DATA[:4000]), CountingBlob(DATA[4000:8000])
+        blob.piece = other.piece = 100
+        fetcher = RangeFetcher(connections)
+
+        async def fetch(place: CountingBlob, want: tuple[int, int], need: Need) -> memoryview:
+            while True:
+                try:
+                    return await fetcher.fetch(place, *want, need)
+                except TransportError:
+                    place.error = None
+
+        staying = []
+        for number, (want, need, (turns, step)) in enumerate(zip(asked, needs, then, strict=True)):
+            place = other if number % 5 == 4 else blob
+            task = asyncio.ensure_future(fetch(place, want, need))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if step == "hurry":
+                fetcher.hurry(place, want[0])
+            elif step == "fail":
+                place.error = TransportError("counting: no route")
+            if step == "leave":
+                task.cancel()
+            else:
+                staying.append((place, want, task))
+        for place, want, task in staying:
+            assert await asyncio.wait_for(task, 60) == place.data[want[0] : want[1]]
+        await asyncio.wait_for(fetcher.calm(), 60)
+
+    with patch.multiple(ranges, GAP_MIN=50, GAP_MAX=50, MERGE_LIMIT=500):
         asyncio.run(run())
 
 
@@ -249,6 +295,29 @@ def test_failure_stays_with_its_request() -> None:
         assert await fine == DATA[:10]
         with pytest.raises(NotFoundError, match="gone"):
             await failing
+
+    asyncio.run(run())
+
+
+def test_waiter_that_tries_again_at_once_is_not_tied_to_the_request_that_failed() -> None:
+    async def run() -> None:
+        blob = CountingBlob()
+        blob.error = TransportError("counting: no route")
+        fetcher = RangeFetcher()
+
+        async def try_twice() -> memoryview:
+            try:
+                return await fetcher.fetch(blob, 0, 10)
+            except TransportError:
+                # the other waiters of that request have not heard of it yet
+                blob.error = None
+                return await fetcher.fetch(blob, 0, 10)
+
+        first, second = asyncio.ensure_future(try_twice()), start(fetcher, blob, (0, 10))[0]
+        assert await first == DATA[:10]
+        assert blob.asked == [(0, 10), (0, 10)]
+        with pytest.raises(TransportError, match="no route"):
+            await second
 
     asyncio.run(run())
 
@@ -388,6 +457,35 @@ def test_what_a_reader_comes_to_wait_for_goes_on() -> None:
         assert await rest == DATA[:50_000]
         other.gate.set()
         await reader
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("by", ["a want of its own", "hurry"])
+def test_the_rest_that_stands_still_goes_on_for_a_reader(by: str) -> None:
+    async def run() -> None:
+        blob, other = CountingBlob(), CountingBlob()
+        blob.piece = 1000
+        came: list[int] = []
+        fetcher = RangeFetcher()
+        rest = asyncio.ensure_future(
+            fetcher.fetch(blob, 0, 50_000, Need.REST, lambda data: came.append(len(data)))
+        )
+        while not came:
+            await asyncio.sleep(0)
+        other.gate.clear()
+        reader = start(fetcher, other, (0, 10))[0]
+        await settle()
+        assert len(came) < 50
+        if by == "hurry":
+            fetcher.hurry(blob, 40_000)
+        else:
+            assert await asyncio.wait_for(fetcher.fetch(blob, 40_000, 40_010), 30) == DATA[40_000:40_010]
+        assert await asyncio.wait_for(rest, 30) == DATA[:50_000]
+        assert not reader.done()
+        other.gate.set()
+        await reader
+        assert blob.asked == [(0, 50_000)]
 
     asyncio.run(run())
 
