@@ -15,7 +15,7 @@ from pathlib import Path
 
 import crfs
 from benches import answers
-from benches.catalogue import QUESTIONS
+from benches.catalogue import NAMED_ONLY, QUESTIONS
 from benches.draw.tables import print_answer
 from benches.link import LOOPBACK, WAN, Shape
 from benches.place import scratch, source
@@ -68,7 +68,7 @@ def _quantity(text: str, *units: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benches", description="Ask crfs and its peers the same.")
     made.add_argument("--list", action="store_true", help="show the questions and end")
-    made.add_argument("--only", metavar="NAME,...", type=_names, default=(), help="these questions")
+    made.add_argument("--only", metavar="NAME,...", type=_names, default=(), help="these questions, or all")
     made.add_argument("--cases", metavar="NAME,...", type=_names, default=(), help="these cases of them")
     made.add_argument("--peers", metavar="A,B", type=_names, default=(), help="these peers, or all")
     made.add_argument("--runs", type=int, default=5, help="how often each peer is asked (default 5)")
@@ -93,15 +93,16 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _list() -> None:
     for name, question in QUESTIONS.items():
-        print(f"{name:<12} {(question.__doc__ or '').splitlines()[0]}")
+        print(
+            f"{name:<12} {(question.__doc__ or '').splitlines()[0]}{' (if named)' if name in NAMED_ONLY else ''}"
+        )
         print(f"{'':<12} peers: {', '.join(peer.name for peer in question.PEERS)}")
         if more := more_peers(question):
             print(f"{'':<12} if named: {', '.join(peer.name for peer in more)}")
 
 
 def _ask_all(options: argparse.Namespace) -> int:
-    chosen = options.only or tuple(QUESTIONS)
-    _must_be_known("question", chosen, QUESTIONS)
+    chosen = _chosen(options.only)
     _must_be_known("peer", options.peers, _peers(chosen))
     # pip leaves it compiled; a checkout, where bytecode is not written, would compile it for each start
     compileall.compile_dir(Path(crfs.__file__).parent, quiet=2)
@@ -109,6 +110,7 @@ def _ask_all(options: argparse.Namespace) -> int:
     with scratch() as directory, source(options.registry) as served:
         wanted = Wanted(options.large, options.link)
         runner = Runner(served, directory, wanted, options.runs, options.peers, _telling())
+        runner.build([QUESTIONS[name] for name in chosen], options.cases)
         for number, name in enumerate(chosen, start=1):
             runner.tell(f"{name}, question {number} of {len(chosen)}")
             told.append(runner.ask(name, QUESTIONS[name], options.cases))
@@ -120,6 +122,14 @@ def _ask_all(options: argparse.Namespace) -> int:
     if options.json:
         options.json.write_bytes(answers.to_json(told))
     return int(any(_crfs_failed(answer) for answer in told))
+
+
+def _chosen(names: Sequence[str]) -> tuple[str, ...]:
+    """The questions that are named, all of them, or the usual ones."""
+    _must_be_known("question", names, {"all", *QUESTIONS})
+    if "all" in names:
+        return tuple(QUESTIONS)
+    return tuple(names) or tuple(name for name in QUESTIONS if name not in NAMED_ONLY)
 
 
 def _must_be_known(what: str, names: Sequence[str], known: Container[str]) -> None:

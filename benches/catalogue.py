@@ -25,10 +25,13 @@ QUESTIONS: Questions = {
     "read": read,
     "write": write,
     "mount_scale": mount_scale,
-    "memory": memory,
     "timeline": timeline,
     "kernels": kernels,
     "registry": registry,
     "convert": convert,
+    "memory": memory,
     "converted": converted,
 }
+
+# asked only where they are named: with them half an hour would not do
+NAMED_ONLY = {"memory", "converted"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,13 +85,22 @@ def source(url: str | None) -> Iterator[Source]:
 def scratch() -> Iterator[Path]:
     """An empty directory. After the block no mount below it is left, and no process that began in the block.
 
-    It's in /var/tmp, which is a disk's, and short enough for podman and for sockets.
+    It's in /var/tmp, which is a disk's, and short enough for podman and for sockets. Programs put what is temporary
+    into it as well: one that is killed in the midst of a pull leaves that.
     """
     before = descendants()
     path = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
+    temporary = path / "tmp"
+    temporary.mkdir()
+    usual = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(temporary)
     try:
         yield path
     finally:
+        if usual is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = usual
         end_new(before)
         remove_tree(path)
 

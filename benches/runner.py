@@ -55,10 +55,26 @@ class Runner:
     tell: Tell = field(default=lambda line: print(line, file=sys.stderr, flush=True))
     fidelity: dict[str, Fidelity] = field(default_factory=dict)
 
+    def build(self, questions: Sequence[Question], only_cases: Sequence[str] = ()) -> None:
+        """Build the images of questions, two at once; what fails here is tried again by who needs it."""
+        cases = [case for question in questions for case in self._cases(question, only_cases)]
+        wanted = list(dict.fromkeys(image for case in cases for image in case.images))
+        self.tell(f"images: {', '.join(wanted) or 'none'}")
+        with images.built_beside(wanted[1:]):
+            try:
+                for first in wanted[:1]:
+                    images.lower_dirs(first)
+                    images.oracle(first)
+            except FAILURES as error:
+                self.tell(_one_line(error))
+
+    def _cases(self, question: Question, only: Sequence[str]) -> list[Case]:
+        return [case for case in question.cases(self.wanted) if not only or case.name in only]
+
     def ask(self, name: str, question: Question, only_cases: Sequence[str] = ()) -> Answer:
         """All cases of a question."""
         before, extra, at = os.getloadavg(), dict[str, Any](), (_now(), commit())
-        cases = [case for case in question.cases(self.wanted) if not only_cases or case.name in only_cases]
+        cases = self._cases(question, only_cases)
         told = [self._ask_case(name, question, case, extra, at) for case in cases]
         return Answer(
             name=name,

@@ -25,8 +25,8 @@ from benches.peers.converters import (
 from benches.peers.peer import Peer
 from benches.question import Asking, Case, Wanted
 
-PEERS: Sequence[Peer] = (CRFS, CRFS_ZSTD, CTR_REMOTE, CTR_REMOTE_ZSTD, GZIP)
-MORE: Sequence[Peer] = CRFS_LEVELS
+PEERS: Sequence[Peer] = (CRFS, CRFS_ZSTD, CTR_REMOTE, GZIP)
+MORE: Sequence[Peer] = (CTR_REMOTE_ZSTD, *CRFS_LEVELS)
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:

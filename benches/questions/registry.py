@@ -28,7 +28,7 @@ from benches.registry import free_port
 
 _IMAGE, _TAG = "bigfile", "plain"
 _SIZES = {"4k": 4096, "64k": 65536, "1M": 1 << 20}
-_SECONDS = 0.5
+_SECONDS = 0.4
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from benches.question import Asking, Case, Unmeasured, Wanted
 from benches.questions.start import must_be_cold
 from benches.recipes import fleet
 
-PEERS = (CRFS, CRFS_WARM, PODMAN, CONTAINERD, CONTAINERD_STARGZ)
-MORE = (PODMAN_FUSE,)
+PEERS = (CRFS, CONTAINERD, CONTAINERD_STARGZ)
+MORE = (CRFS_WARM, PODMAN, PODMAN_FUSE)
 
 _IMAGES = tuple(f"fleet-{number}" for number in range(fleet.COUNT))
 _READ = "cat runtime/0000*.py service/*00*.py | sha256sum"
