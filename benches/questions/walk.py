@@ -20,8 +20,8 @@ from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
 from benches.programs import timed
 from benches.question import Asking, Case, Wanted
 
-PEERS = (CRFS, CONTAINERD_STARGZ, FUSE_OVERLAYFS, OVERLAYFS, EXT4, SQUASHFUSE)
-MORE = (CRFS_FUSE, CRFS_OVERLAY, RATARMOUNT)
+PEERS = (CRFS, CONTAINERD_STARGZ, FUSE_OVERLAYFS, OVERLAYFS, EXT4)
+MORE = (CRFS_FUSE, CRFS_OVERLAY, SQUASHFUSE, RATARMOUNT)
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:
