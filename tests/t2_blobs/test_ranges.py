@@ -14,7 +14,7 @@ from crfs.blobs.blob import Sink
 from crfs.blobs.http import Http
 from crfs.blobs.need import Need
 from crfs.blobs.pace import Pace
-from crfs.blobs.ranges import CONNECTIONS, MERGE_LIMIT, RESERVED, RangeFetcher
+from crfs.blobs.ranges import CONNECTIONS, GAP_MAX, MERGE_LIMIT, RESERVED, RangeFetcher
 from crfs.blobs.url import UrlBlob
 from crfs.errors import NotFoundError, TransportError
 from crfs.formats.reference import parse_url
@@ -237,9 +237,10 @@ def test_blobs_are_not_mixed() -> None:
 @pytest.mark.parametrize("connections", [1, 2, CONNECTIONS])
 def test_so_many_connections_and_no_more(connections: int) -> None:
     async def run() -> None:
-        blob = CountingBlob(bytes(30 * MERGE_GAP * 3))
+        # as far apart as never to be merged, however slow the machine is
+        blob = CountingBlob(bytes(30 * 2 * GAP_MAX))
         blob.gate.clear()
-        wanted = [(number * 3 * MERGE_GAP, number * 3 * MERGE_GAP + 1) for number in range(30)]
+        wanted = [(number * 2 * GAP_MAX, number * 2 * GAP_MAX + 1) for number in range(30)]
         tasks = start(RangeFetcher(connections), blob, *wanted)
         await settle()
         # the oldest first; the others are not even sent
@@ -403,11 +404,11 @@ def test_want_is_done_before_those_behind_it() -> None:
 
 def test_readers_come_first_then_what_is_likely_then_the_rest() -> None:
     async def run() -> None:
-        blob = CountingBlob()
+        blob = CountingBlob(bytes(10 * GAP_MAX))
         fetcher = RangeFetcher(RESERVED + 1)
         blob.gate.clear()
         needs = [Need.REST, Need.LIKELY, Need.LIKELY, Need.READER, Need.REST]
-        places = [number * 2 * MERGE_GAP for number in range(len(needs))]
+        places = [number * 2 * GAP_MAX for number in range(len(needs))]
         tasks = [
             asyncio.ensure_future(fetcher.fetch(blob, at, at + 1, need))
             for at, need in zip(places, needs, strict=True)

@@ -1,13 +1,15 @@
 """What comes without being asked for: before the landmark at once, and the rest of the image while nobody reads."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crfs.blobs.claims import try_claim
+from crfs.blobs.claims import Claim, try_claim
+from crfs.cli import compose
 from crfs.image import completion
 from crfs.layers.layer import Layer
 from tests.support.faults import Stall, Status
@@ -54,25 +56,49 @@ def test_rest_of_the_image_comes_once_all_is_quiet(place: Place) -> None:
         assert place.blob_ranges() == []
 
 
-def test_nothing_comes_before_readers_are_quiet_nor_without_the_option(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def is_to_be_completed() -> bool:
+    """Whether there is a thread that will fetch the rest of an image."""
+    return any(thread.name == "crfs-rest" for thread in threading.enumerate())
+
+
+def test_nothing_comes_without_the_option(place: Place) -> None:
     place.push("web", lazy(FILES))
-    with place.open("web") as image:
-        time.sleep(0.8)
-        assert len(missing(image)) == len(FILES)
-    monkeypatch.setattr(completion, "QUIET_SECONDS", 30)
+    with place.open("web"):
+        assert not is_to_be_completed()
+    with place.open("web", background_fetch=True):
+        assert is_to_be_completed()
+    assert not is_to_be_completed()
+
+
+def test_nothing_comes_before_readers_are_quiet(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "QUIET_SECONDS", 1.0)
+    place.push("web", lazy(FILES))
     with place.open("web", background_fetch=True) as image:
-        time.sleep(0.8)
-        assert len(missing(image)) == len(FILES)
+        image.read(b"f00")
+        read = time.monotonic()
+        wait_until(lambda: len(missing(image)) < len(FILES) - 1, 30)
+        # the read may have waited from a little before on
+        assert time.monotonic() - read > 0.5
 
 
-def test_one_process_completes_an_image_for_all(place: Place) -> None:
+def test_one_process_completes_an_image_for_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def try_and_tell(root: Path, name: str) -> Claim | None:
+        found = try_claim(root, name)
+        asked.append(found is not None)
+        return found
+
+    monkeypatch.setattr(compose, "try_claim", try_and_tell)
     digest = place.push("web", lazy(FILES))
+    # there is a cache then
+    with place.open("web"):
+        assert len(list(place.cache.iterdir())) > 0
+    claim = try_claim(place.cache, f"rest-{digest.replace(':', '-')}")
+    assert claim is not None
     with place.open("web", background_fetch=True) as image:
-        claim = try_claim(place.cache, f"rest-{digest.replace(':', '-')}")
-        assert claim is not None
-        time.sleep(0.8)
+        wait_until(lambda: len(asked) > 1, 30)
+        assert not any(asked)
         assert len(missing(image)) == len(FILES)
         claim.release()
         wait_until(lambda: not missing(image), 10)
@@ -80,10 +106,11 @@ def test_one_process_completes_an_image_for_all(place: Place) -> None:
 
 def test_rate_is_kept(place: Place) -> None:
     place.push("web", lazy(FILES))
+    began = time.monotonic()
     with place.open("web", background_fetch=True, background_rate=1_000_000) as image:
-        time.sleep(1.0)
-        assert missing(image)
-        wait_until(lambda: not missing(image), 10)
+        wait_until(lambda: not missing(image), 30)
+        # 2.4 MB, of which the last request, of a MiB at the most, makes nobody wait
+        assert time.monotonic() - began > 1.3
 
 
 def test_registry_that_fails_is_asked_again(place: Place) -> None:
@@ -103,9 +130,8 @@ def test_end_while_the_rest_is_on_its_way(place: Place) -> None:
 
 def test_image_that_would_fill_the_cache_is_left_alone(place: Place) -> None:
     place.push("web", lazy(FILES))
-    with place.open("web", background_fetch=True, cache_size=3_000_000) as image:
-        time.sleep(0.8)
-        assert len(missing(image)) == len(FILES)
+    with place.open("web", background_fetch=True, cache_size=3_000_000):
+        assert not is_to_be_completed()
 
 
 def test_what_lies_before_the_landmark_comes_at_once(place: Place) -> None:

@@ -283,3 +283,19 @@ def test_damaged_cache_is_repaired(crfs: Crfs, proxy: FaultProxy, path: str, eng
     crfs.mount(source, "--engine", engine, at=at)
     check(at, "file00", "file01")
     assert crfs.log.count("does not match its name; it is dropped and fetched again") == len(chunks)
+
+
+@pytest.mark.parametrize("engine", ["fuse", "auto"])
+def test_unmounted_while_nobody_waits_for_what_was_asked(
+    proxy: FaultProxy, path: str, crfs: Crfs, readers: Readers, engine: str
+) -> None:
+    """A reader that has ended leaves reads behind, which the registry does not answer."""
+    at = crfs.mount(f"docker://{proxy.host}{path}", "--engine", engine)
+    stall(proxy)
+    running = [readers.start("cat", at / name) for name in NAMES[:5]]
+    wait_for_requests(proxy)
+    for reader in running:
+        reader.kill()
+        reader.wait(10)
+    crfs.umount(at)
+    assert not crfs.leftovers()

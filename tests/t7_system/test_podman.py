@@ -69,8 +69,10 @@ def test_users_and_permissions(podman: Podman, options: str) -> None:
 
 def test_several_at_once(podman: Podman) -> None:
     said = podman.sh(
-        'for i in 1 2 3; do podman run -d --name many$i $RUN base sh -c "echo $i > /n; sleep 1; cat /n"; done >&2;'
-        "mount | grep -c $PWD/graph.*fuse.crfs; podman wait many1 many2 many3; podman logs many2; podman rm -a >&2"
+        "mkdir gate; for i in 1 2 3; do podman run -d --name many$i -v $PWD/gate:/gate $RUN base"
+        ' sh -c "echo $i > /n; while ! [ -e /gate/open ]; do sleep 0.1; done; cat /n"; done >&2;'
+        "mount | grep -c $PWD/graph.*fuse.crfs; touch gate/open; podman wait many1 many2 many3;"
+        "podman logs many2; podman rm -a >&2"
     )
     assert said.split() == ["3", "0", "0", "0", "2"]
 
