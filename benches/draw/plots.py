@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benches.answers import Answer, CaseAnswer
 from benches.draw.colours import colour
+from benches.stats import Summary
 
 _PIXELS = 110
 
@@ -58,27 +60,29 @@ def _start(axes: Axes, case: CaseAnswer) -> None:
     axes.set_xlabel("seconds: solid is mount or pull, hatched is run; whiskers from least to most")
 
 
-def _by_entries(title: str, *measures: tuple[str, str]) -> Callable[[Answer], Figure]:
-    """Draws measures against the number of entries, on logarithmic axes."""
+def _by_entries(title: str, *measures: tuple[str, str, float]) -> Callable[[Answer], Figure]:
+    """Draws measures, each with the name and the unit of its axis, against entries, on logarithmic axes."""
 
     def draw(answer: Answer) -> Figure:
-        figure = Figure(figsize=(5.5 * len(measures), 4.6), layout="constrained")
-        for number, (measure, name) in enumerate(measures, start=1):
+        figure = Figure(figsize=(1 + 4.8 * len(measures), 5), layout="constrained")
+        for number, (measure, name, unit) in enumerate(measures, start=1):
             axes = figure.add_subplot(1, len(measures), number)
             for peer in answer.peers():
-                _line(axes, answer, peer, measure)
+                _line(axes, answer, peer, measure, unit)
             axes.set(xscale="log", yscale="log", xlabel="entries of the image", ylabel=name)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
             axes.grid(visible=True, which="both", alpha=0.25)
-        axes.legend(fontsize=8)
+        _legend(figure)
         figure.suptitle(title)
         return figure
 
     return draw
 
 
-def _line(axes: Axes, answer: Answer, peer: str, measure: str) -> None:
+def _line(axes: Axes, answer: Answer, peer: str, measure: str, unit: float) -> None:
     points = sorted(
-        (sum(case.entries.values()), found.median)
+        (sum(case.entries.values()), found.median / unit)
         for case in answer.cases
         if peer in case.peers and (found := case.peers[peer].measures.get(measure)) and found.median > 0
     )
@@ -86,35 +90,59 @@ def _line(axes: Axes, answer: Answer, peer: str, measure: str) -> None:
         axes.plot(*zip(*points, strict=True), marker="o", color=colour(peer), label=peer)
 
 
+def _legend(figure: Figure) -> None:
+    """Below everything, of all that any of the axes shows."""
+    found: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    figure.legend(handles=list(found.values()), loc="outside lower center", ncols=min(len(found), 5))
+
+
+def _groups(axes: Axes, names: Sequence[str], peers: dict[str, list[Summary | None]], unit: float) -> None:
+    """A group of bars for each name, in it one for each peer, with whiskers from least to most."""
+    width = 0.8 / len(peers)
+    for number, (peer, found) in enumerate(peers.items()):
+        there = [(place + number * width, it) for place, it in enumerate(found) if it is not None]
+        reach = [
+            [(it.median - it.min) / unit for _, it in there],
+            [(it.max - it.median) / unit for _, it in there],
+        ]
+        heights = [it.median / unit for _, it in there]
+        places = [place for place, _ in there]
+        axes.bar(places, heights, width, yerr=reach, capsize=2, color=colour(peer), label=peer)
+    axes.set_xticks([place + 0.4 - width / 2 for place in range(len(names))], names)
+    axes.grid(visible=True, axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def _of(answer: Answer, measure: str) -> dict[str, list[Summary | None]]:
+    """By peer, for each case."""
+    asked = {peer: [case.peers.get(peer) for case in answer.cases] for peer in answer.peers()}
+    return {
+        peer: [it.measures.get(measure) if it else None for it in found]
+        for peer, found in asked.items()
+        if any(it and it.measures for it in found)
+    }
+
+
 def scale_starts(answer: Answer) -> Figure:
     """Seconds and memory, a group of bars for each case."""
-    wanted = (
-        ("last_s", "seconds until the last is of use", 1.0),
-        ("serving_pss_bytes", "memory (PSS) in MB", 1e6),
-    )
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    for number, (measure, name, scale) in enumerate(wanted, start=1):
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    cases = [case.name for case in answer.cases]
+    for number, (measure, name, unit) in enumerate(_SCALE_STARTS, start=1):
         axes = figure.add_subplot(1, 2, number)
-        peers = [
-            peer
-            for peer in answer.peers()
-            if any(peer in c.peers and c.peers[peer].measures for c in answer.cases)
-        ]
-        for place, peer in enumerate(peers):
-            found = [case.peers[peer].measures.get(measure) for case in answer.cases]
-            heights = [it.median / scale if it else 0.0 for it in found]
-            width = 0.8 / len(peers)
-            axes.bar(
-                [i + place * width for i in range(len(found))], heights, width, color=colour(peer), label=peer
-            )
-        axes.set_xticks(
-            [i + 0.4 - 0.4 / len(peers) for i in range(len(answer.cases))],
-            [case.name for case in answer.cases],
-        )
+        _groups(axes, cases, _of(answer, measure), unit)
         axes.set_ylabel(name)
-    axes.legend(fontsize=8)
-    figure.suptitle("Many mounts, started at once")
+    _legend(figure)
+    figure.suptitle("Many mounts, started at once (whiskers from least to most)")
     return figure
+
+
+_SCALE_STARTS = (
+    ("last_s", "seconds until the last is of use", 1.0),
+    ("serving_pss_bytes", "memory of what serves them, PSS (MB)", 1e6),
+)
 
 
 def timeline(answer: Answer) -> Figure:
@@ -152,24 +180,15 @@ def _rows(figure: Figure, count: int) -> list[Axes]:
 
 def writes(answer: Answer) -> Figure:
     """Seconds of each way to write, a group of bars for each, on a logarithmic axis."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.add_subplot()
     peers = {name: peer.measures for name, peer in answer.cases[0].peers.items() if peer.measures}
     names = list(next(iter(peers.values())))
-    width = 0.8 / len(peers)
-    for number, (peer, measures) in enumerate(peers.items()):
-        found = [measures[name] for name in names]
-        reach = [[it.median - it.min for it in found], [it.max - it.median for it in found]]
-        at = [place + number * width for place in range(len(names))]
-        medians = [it.median for it in found]
-        axes.bar(at, medians, width, yerr=reach, capsize=2, color=colour(peer), label=peer)
-    middle = 0.4 - width / 2
-    axes.set_xticks(
-        [place + middle for place in range(len(names))], [_WRITES.get(name, name) for name in names]
-    )
-    axes.set(yscale="log", ylabel="seconds, from least to most (whiskers)")
-    axes.grid(visible=True, axis="y", which="both", alpha=0.25)
-    axes.legend(fontsize=8)
+    told = {peer: [measures.get(name) for name in names] for peer, measures in peers.items()}
+    _groups(axes, [_WRITES.get(name, name) for name in names], told, 1.0)
+    axes.set(yscale="log", ylabel="seconds (whiskers from least to most)")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    _legend(figure)
     figure.suptitle("Writing to an image's tree")
     return figure
 
@@ -187,14 +206,14 @@ _DRAWERS: dict[str, Callable[[Answer], Figure]] = {
     "scale_start": scale_starts,
     "walk": _by_entries(
         "A walk over all names",
-        ("cold_find_s", "find, caches dropped (s)"),
-        ("warm_ls_s", "ls -lR, warm (s)"),
+        ("cold_find_s", "find, caches dropped (s)", 1.0),
+        ("warm_ls_s", "ls -lR, warm (s)", 1.0),
     ),
     "mount_scale": _by_entries(
         "Mounting",
-        ("first_s", "first mount (s)"),
-        ("again_s", "mounted again (s)"),
-        ("first_pss_bytes", "memory, PSS (bytes)"),
+        ("first_s", "first mount (s)", 1.0),
+        ("again_s", "mounted again (s)", 1.0),
+        ("first_pss_bytes", "memory of what serves it, PSS (MB)", 1e6),
     ),
     "timeline": timeline,
     "write": writes,

@@ -107,7 +107,7 @@ class StargzStore:
         ref = self.place.ref(image, self.peer.tag)
         # nothing holds the view, which containerd may forget at once: its layers stay for as long as the image does
         argv = self._snapshots("view", "--target", str(at), at.name, self._pull(ref)).split()
-        _must_be_lazy(argv[-1])
+        must_be_lazy(argv[-1])
         with mounted(at, "overlay", argv, ["umount", str(at)]) as mount:
             yield mount
 
@@ -133,7 +133,7 @@ def _scheme(place: Place) -> str:
     return "--plain-http" if place.source.plain_http else "--skip-verify"
 
 
-def _must_be_lazy(options: str) -> None:
+def must_be_lazy(options: str) -> None:
     """Raises WrongMount where a lower directory of overlayfs's options is none that the snapshotter serves."""
     lowers = options.removeprefix("lowerdir=").split(":")
     if plain := [lower for lower in lowers if mount_type(Path(lower)) != "fuse.rawBridge"]:

@@ -55,7 +55,7 @@ class CrfsConverter:
         ends = (f"oci:{images.layout(image)}:plain", f"oci:{into}:{_NAME}")
         weight = weighed(mounts.crfs_program(), "convert", *self.options, *ends)
         entry = json.loads((into / "index.json").read_bytes())["manifests"][0]
-        return Conversion(weight, _layer_sizes(into / "blobs", entry["digest"]))
+        return Conversion(weight, layer_sizes(into / "blobs", entry["digest"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class CtrRemote:
                 weight.cpu_seconds + servers.cpu_seconds,
                 weight.peak_bytes + servers.peak_bytes,
             )
-            return Conversion(total, _layer_sizes(blobs, digest))
+            return Conversion(total, layer_sizes(blobs, digest))
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class Gzip:
         return Conversion(total, sizes)
 
 
-def _layer_sizes(blobs: Path, digest: str) -> list[int]:
+def layer_sizes(blobs: Path, digest: str) -> list[int]:
     """Of the layers of an image by its manifest's digest. Raises Unmeasured where one can't be read lazily."""
     manifest = json.loads((blobs / digest.replace(":", "/")).read_bytes())
     for layer in manifest["layers"]:

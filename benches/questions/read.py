@@ -16,7 +16,7 @@ from benches.mounts import Mount, drop_caches
 from benches.peers.archives import RATARMOUNT, SQUASHFUSE
 from benches.peers.containerd import CONTAINERD_STARGZ
 from benches.peers.crfs import CRFS, CRFS_FUSE, CRFS_OVERLAY, CRFS_STARGZ, CRFS_ZSTD
-from benches.peers.peer import Mounter
+from benches.peers.peer import Mounter, Peer
 from benches.peers.unpacked import EXT4, FUSE_OVERLAYFS, OVERLAYFS
 from benches.programs import timed
 from benches.question import Asking, Case, Unmeasured, Wanted
@@ -53,7 +53,7 @@ def ask(asking: Asking) -> str:
         for state in ("first", "cached", "paged"):
             asking.add(**{f"{state}_MBps": _cat(mount, state)})
             if state == "first":
-                _must_fetch(peer, place.link.take().bytes_down, BIG_SIZE // 10)
+                must_fetch(peer, place.link.take().bytes_down, BIG_SIZE // 10)
         said = timed("sha256sum", mount.path / BIG_NAME)[1].split()[0]
     other = place.beside("other")
     with peer.store(other) as store, store.mounted(_IMAGE, other.directory / "tree") as mount:
@@ -63,7 +63,7 @@ def ask(asking: Asking) -> str:
     return f"{said} {digest}"
 
 
-def _must_fetch(peer: Mounter, fetched: int, least: int) -> None:
+def must_fetch(peer: Peer, fetched: int, least: int) -> None:
     """Raises Unmeasured where crfs read from the registry less than a first read has to."""
     if peer.name.startswith("crfs") and fetched < least:
         raise Unmeasured(f"only {fetched} bytes were fetched: the first read wasn't the first")

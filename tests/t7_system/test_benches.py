@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -19,14 +20,19 @@ from benches.__main__ import parse_shape
 from benches.answers import Answer, CaseAnswer, PeerAnswer
 from benches.draw.markdown import page, short_part
 from benches.fidelity import Fidelity
-from benches.link import WAN, Pace, Shape
+from benches.link import WAN, Counts, Pace, Shape
 from benches.machine import machine
-from benches.mountinfo import mounts_below, parse
+from benches.mountinfo import mount_type, mounts_below, parse
+from benches.mounts import WrongMount, mounted
+from benches.peers.containerd import must_be_lazy
+from benches.peers.converters import layer_sizes
 from benches.peers.peer import NotHere
 from benches.peers.writers import Stack, Writer
 from benches.processes import naming
-from benches.question import Asking, Case
+from benches.question import Asking, Case, Unmeasured
 from benches.questions import write
+from benches.questions.read import must_fetch
+from benches.questions.start import must_be_cold
 from benches.report import main as merge
 from benches.report import with_part
 from benches.runner import Panel, chosen_peers
@@ -280,6 +286,48 @@ def test_writers_show_the_lower_ones_and_write_to_the_upper(tmp_path: Path, writ
         assert (stack.upper / "new").read_text() == "new"
     finally:
         subprocess.run(["umount", space], check=True)
+
+
+def test_should_fail_start_for_which_nothing_crossed_the_link() -> None:
+    assert must_be_cold(Counts(bytes_down=1)).bytes_down == 1
+    with pytest.raises(Unmeasured, match="wasn't cold"):
+        must_be_cold(Counts())
+
+
+def test_should_fail_first_read_that_fetched_too_little() -> None:
+    must_fetch(Said("podman"), 0, 10)
+    must_fetch(Said("crfs"), 10, 10)
+    with pytest.raises(Unmeasured, match="only 9 bytes"):
+        must_fetch(Said("crfs-fuse"), 9, 10)
+
+
+def test_should_fail_mount_of_another_kind(tmp_path: Path) -> None:
+    need_root()
+    at = tmp_path / "at"
+    words, undo = ["mount", "-t", "tmpfs", "test", str(at)], ["umount", str(at)]
+    with pytest.raises(WrongMount, match="tmpfs, not overlay"), mounted(at, "overlay", words, undo):
+        pass
+    assert mount_type(at) is None
+    with mounted(at, "tmpfs", words, undo) as mount:
+        assert mount.kind == "tmpfs"
+
+
+def test_should_fail_layers_that_were_pulled(tmp_path: Path) -> None:
+    with pytest.raises(WrongMount, match="2 of 2 layers were pulled"):
+        must_be_lazy(f"lowerdir={tmp_path}/1:{tmp_path}/2")
+
+
+def test_should_fail_layer_without_a_table_of_contents(tmp_path: Path) -> None:
+    (tmp_path / "sha256").mkdir()
+    (tmp_path / "sha256/blob").write_bytes(b"blob")
+    layer: dict[str, object] = {"digest": "sha256:blob", "size": 4}
+    noted = {**layer, "annotations": {"containerd.io/snapshot/stargz/toc.digest": "sha256:toc"}}
+    for layers, message in (([layer], "without a table"), ([{**noted, "size": 5}], "not of the size")):
+        (tmp_path / "sha256/manifest").write_text(json.dumps({"layers": layers}))
+        with pytest.raises(Unmeasured, match=message):
+            layer_sizes(tmp_path, "sha256:manifest")
+    (tmp_path / "sha256/manifest").write_text(json.dumps({"layers": [noted]}))
+    assert layer_sizes(tmp_path, "sha256:manifest") == [4]
 
 
 @contextmanager
