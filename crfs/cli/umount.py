@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
-from crfs.mount.mountpoint import find_mount, resolve
+from crfs.mount.mountpoint import find_mount, find_other_namespace, resolve
 from crfs.mount.state import drop_dead_state, find_state
 
 _WAIT_SECONDS = 10
@@ -40,7 +40,7 @@ def take_down(path: Path, *, lazy: bool = False) -> None:
     state = find_state(mounted.device)
     unmount(where, lazy=lazy)
     if state and not lazy:
-        _await_end(state.pid)
+        _await_end(state.pid, mounted.device)
     drop_dead_state(mounted.device)
 
 
@@ -62,9 +62,16 @@ def take_away(where: Path) -> None:
     drop_dead_state(mounted.device)
 
 
-def _await_end(pid: int) -> None:
-    """Until the process that served the mount is gone."""
-    if not _has_ended(pid, _WAIT_SECONDS):
+def _await_end(pid: int, device: str) -> None:
+    """Until the process that served the mount is gone. MountError where it has reason not to go, or does not."""
+    if _has_ended(pid, _AWAY_SECONDS):
+        return
+    other = find_other_namespace(device)
+    if other is not None:
+        raise MountError(
+            f"unmounted, but process {pid} serves it on: process {other} has it in a mount namespace of its own"
+        )
+    if not _has_ended(pid, _WAIT_SECONDS - _AWAY_SECONDS):
         raise MountError(f"unmounted, but process {pid} has not ended after {_WAIT_SECONDS} s")
 
 

@@ -1,5 +1,6 @@
 """The place of a mount: may one be made here, is there one already, is it one of ours that has died?"""
 
+import contextlib
 import errno
 import os
 import re
@@ -51,6 +52,16 @@ def iter_mounts() -> Iterator[tuple[bytes, Mounted]]:
         parts, (fstype, source, options) = fields.split(b" "), tail.split(b" ", 2)
         shown = (os.fsdecode(_unescape(field)) for field in (source, options))
         yield _unescape(parts[4]), Mounted(parts[2].decode(), fstype.decode(), *shown)
+
+
+def find_other_namespace(device: str) -> int | None:
+    """A process for which a file system is mounted still that isn't here; None where none can be seen."""
+    for name in os.listdir("/proc"):
+        # many have ended by now, or are not ours to look at
+        with contextlib.suppress(OSError):
+            if name.isdigit() and f" {device} ".encode() in Path("/proc", name, "mountinfo").read_bytes():
+                return int(name)
+    return None
 
 
 def _unescape(text: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ from crfs.registry.server import Registry
 from tests.support.dockerregistry import lacking, need_programs, need_root
 from tests.support.faults import FaultProxy, Stall
 from tests.support.layers import Dir, Entry
-from tests.support.mounting import Crfs, run_program, wait_until
+from tests.support.mounting import Crfs, Readers, run_program, wait_until
 from tests.t6_mount.images import estargz_layer, noise, noisy, push, tar_layer
 
 LARGE = 200_000
@@ -215,6 +216,29 @@ def test_mount_8(source: str, crfs: Crfs, link: Path) -> None:
     """
     said = run_program("unshare", "-m", "sh", "-c", script, env=crfs.environment)
     assert said.decode().split() == [*sorted(["dir", *NAMES]), str(LARGE)]
+    crfs.expect_nothing()
+
+
+@pytest.mark.parametrize("engine", ["fuse", "auto"])
+def test_mount_that_another_namespace_has_too(source: str, crfs: Crfs, readers: Readers, engine: str) -> None:
+    need_root()
+    at = crfs.mount(source, "--engine", engine)
+    (daemon,) = crfs.pids()
+    script = "echo there; exec sleep 600"
+    holder = readers.start("unshare", "-m", "--propagation", "private", "sh", "-c", script)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"there\n"
+    done = crfs.run("umount", at)
+    assert done.status == 1
+    # whatever other namespaces were made meanwhile
+    assert re.fullmatch(
+        f"crfs: unmounted, but process {daemon} serves it on: "
+        r"process \d+ has it in a mount namespace of its own\n",
+        done.err,
+    )
+    assert list(at.iterdir()) == []
+    assert crfs.pids() == [daemon]
+    holder.kill()
     crfs.expect_nothing()
 
 
