@@ -26,6 +26,7 @@ KERNELS: dict[str, list[str]] = {
     "status": [],
     "contents": ["crypto"],
     "erofs": [],
+    "pycode": [],
 }
 
 

@@ -18,6 +18,8 @@ from crfs.blobs.pace import Pace
 # bytes that are read and dropped where that costs less than another request, within these bounds
 GAP_MIN, GAP_MAX = 16 << 10, 128 << 10
 MERGE_LIMIT = 8 << 20
+# of a round trip: for what is wanted ahead, others may yet come that lie close to it
+LIKELY_WAITS = 1 / 8
 CONNECTIONS = 6
 # of these, for what somebody waits for alone
 RESERVED = 2
@@ -122,6 +124,7 @@ class RangeFetcher:
         self._queue: list[_Want] = []
         self._running: dict[asyncio.Task[None], _Batch] = {}
         self._woken = False
+        self._pause: asyncio.TimerHandle | None = None
         self._paces: dict[str, Pace] = {}
         # what has come before anybody wanted it
         self._held: list[_Batch] = []
@@ -154,7 +157,7 @@ class RangeFetcher:
             self._queue.append(want)
         else:
             under_way.join(want)
-        self._wake()
+        self._wake(need, self.pace(blob).round_trip * LIKELY_WAITS)
         return await want.result
 
     def hold(self, blob: Blob, start: int, end: int) -> None:
@@ -163,7 +166,8 @@ class RangeFetcher:
         # nobody waits for it: whoever wants the bytes finds out by himself
         want.result.add_done_callback(lambda result: result.cancelled() or result.exception())
         self._queue.append(want)
-        self._wake()
+        # what is held was put together before
+        self._wake(Need.READER)
 
     def let_go(self) -> None:
         """Whoever was to want what is held has come."""
@@ -175,11 +179,14 @@ class RangeFetcher:
         yield from self._running.values()
         yield from self._held
 
-    def _wake(self) -> None:
-        if not self._woken:
-            # after the other wants of this turn of the loop, so that they can be merged
+    def _wake(self, need: Need, moment: float = 0.0) -> None:
+        """After the other wants of this turn of the loop, so that they can be merged; if LIKELY, of a `moment`."""
+        loop = asyncio.get_running_loop()
+        if need is Need.LIKELY and self._pause is None:
+            self._pause = loop.call_later(moment, self._pump)
+        elif need is not Need.LIKELY and not self._woken:
             self._woken = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            loop.call_soon(self._pump)
 
     def hurry(self, blob: Blob, position: int) -> None:
         """A reader waits for the byte at `position`, which was wanted with less need."""
@@ -195,6 +202,9 @@ class RangeFetcher:
 
     def _pump(self) -> None:
         self._woken = False
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         # whoever has given up needs no request
         self._queue = [want for want in self._queue if not want.result.done()]
         while (first := self._next()) is not None:

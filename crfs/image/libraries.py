@@ -18,6 +18,8 @@ ReadHere = Callable[[int, int, int], bytes | None]
 _HEAD = 4096
 _STRING_MAX = 1024
 _LINKS_MAX = 40
+# what the interpreter of a program reads itself, where there is one
+_LOADER_CACHE = b"/etc/ld.so.cache"
 _DIRECTORIES = (b"/lib64", b"/usr/lib64", b"/lib", b"/usr/lib")
 
 
@@ -47,6 +49,7 @@ class Libraries:
         home = self._tree.parent(inode)
         if elf.interpreter is not None:
             yield from self._find(self._string(inode, elf.interpreter.off), [home])
+            yield from self._find(_LOADER_CACHE, [home])
         if elf.dynamic is None:
             return
         section = self._read_here(inode, elf.dynamic.off, elf.dynamic.size)
@@ -78,7 +81,8 @@ class Libraries:
             everywhere = (*places, *known, *directories)
             found = next((file for place in everywhere if place and (file := self._in(place, name))), 0)
         if found and stat.S_ISREG(self._tree.attributes(found).mode):
-            self._remember(self._tree.parent(found))
+            if name != _LOADER_CACHE:
+                self._remember(self._tree.parent(found))
             yield found
 
     def _in(self, place: int, name: bytes) -> int:

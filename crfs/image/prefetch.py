@@ -21,6 +21,8 @@ WHOLE_DIRECTORY = 512 << 10
 # what lies this close is taken along whatever directory it is of: it costs less than one more request
 NEARBY = 48 << 10
 SMALL_MEMBER = 128 << 10
+# for a file that is fetched ahead, what of its directory lies this close
+BESIDE = 64 << 10
 # a file of no more chunks than these is fetched whole, if it is not larger (compressed) than this
 WHOLE_CHUNKS = 3
 WHOLE_MAX = 4 << 20
@@ -62,6 +64,10 @@ class Prefetch:
         if place.blob_end - place.blob_off > SMALL_MEMBER:
             return NOTHING
         return self._whole_directory(chunk) or self._reachable(chunk)
+
+    def beside(self, chunk: int) -> Along:
+        """What to take along in the request for `chunk`, which is not here, and which nobody has asked for yet."""
+        return Along(*self._tree.around(chunk, BESIDE, 0, SMALL_MEMBER))
 
     def _whole_directory(self, chunk: int) -> Along | None:
         along = self._around(chunk, WHOLE_DIRECTORY)

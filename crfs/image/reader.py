@@ -19,7 +19,8 @@ from crfs.errors import CrfsError
 from crfs.image.chunks import ChunkLoader
 from crfs.image.counters import Counters
 from crfs.image.libraries import Libraries
-from crfs.image.objects import ObjectsAhead
+from crfs.image.modules import Modules
+from crfs.image.objects import ModulesAhead, ObjectsAhead
 from crfs.image.prefetch import NOTHING, ROW_ARRIVED, ROW_HERE, ROW_MISSED, Along, Prefetch
 from crfs.layers.layer import Layer, Trust
 
@@ -57,6 +58,8 @@ class ImageReader:
         self._counters = counters or Counters(len(layers))
         self._prefetch = Prefetch(tree)
         self._objects = ObjectsAhead(tree, Libraries(tree, self._read_here), self._start_object, pool)
+        modules = Modules(tree, self._read_here)
+        self._modules = ModulesAhead(tree, modules, self._start_module, self._objects, pool)
         self._may_lose_belief = any(layer.trust is Trust.BACKGROUND for layer in layers)
         self._tars = {
             number: os.open(layer.tar, os.O_RDONLY | os.O_CLOEXEC)
@@ -88,7 +91,7 @@ class ImageReader:
             self._touch(chunk)
             self._counters.cached(layer, len(data))
             if off == 0:
-                self._objects.first_read(inode, data)
+                self._first_read(inode, data)
             elif start == 0:
                 # what was fetched ahead is reached: on with it
                 self._start_all(self._prefetch.ahead(inode, chunk, ROW_ARRIVED))
@@ -99,6 +102,8 @@ class ImageReader:
 
         `given_up` is asked while bytes are on their way: once it is true, nobody wants them (EINTR).
         """
+        if off == 0:
+            self._modules.asked_for(inode)
         try:
             parts = [
                 bytes(end - start) if chunk < 0 else self._read_chunk(inode, chunk, start, end, given_up)
@@ -109,8 +114,12 @@ class ImageReader:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         if off == 0:
-            self._objects.first_read(inode, data)
+            self._first_read(inode, data)
         return data
+
+    def _first_read(self, inode: int, data: bytes) -> None:
+        self._objects.first_read(inode, data)
+        self._modules.first_read(inode, data)
 
     def _describe(self, inode: int, off: int) -> str:
         """Layer, file and registry, for a line in the log."""
@@ -167,6 +176,9 @@ class ImageReader:
 
     def _start_object(self, chunk: int) -> Future[bytes] | None:
         return self._start(chunk, self._prefetch.along(chunk))
+
+    def _start_module(self, chunk: int) -> Future[bytes] | None:
+        return self._start(chunk, self._prefetch.beside(chunk))
 
     def _start_all(self, chunks: Sequence[int]) -> None:
         # a mount that goes away fetches nothing ahead
