@@ -22,7 +22,9 @@ _PRELOADED = (
     "crfs.cli.overlay",
     "crfs.cli.sources",
     "aiohttp",
+    "crfs.blobs.ranges",
     "email.utils",
+    "encodings.idna",
     "tomllib",
 )
 _FOREGROUND = {"-f", "-d", "-h", "-V", "--foreground", "--help", "--version", "--debug", NO_SERVER}

@@ -56,6 +56,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         args = build_parser(command).parse_args(arguments)
     except SystemExit as end:
+        if end.code not in (0, 2):
+            # not argparse's: a signal
+            raise
         return _WRONG_USES.get(command or "", 2) if end.code else 0
     try:
         return int(importlib.import_module(f"crfs.cli.{args.command}").run(args))

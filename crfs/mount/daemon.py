@@ -3,6 +3,7 @@
 The fork comes before any thread, loop or mount exists; the child does the work and reports through a pipe.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -10,17 +11,27 @@ from collections.abc import Callable
 from types import FrameType
 
 Ready = Callable[[int], None]
+_tell: Callable[[int], None] | None = None
+
+
+def tell_status(tell: Callable[[int], None]) -> None:
+    """This process was forked for a command whose caller waits for the status that is told: it need not fork again."""
+    global _tell
+    _tell = tell
 
 
 def run_in_background(work: Callable[[Ready], None]) -> None:
-    """Run `work(ready)` in a child; return when it calls `ready(log)`.
+    """Run `work(ready)` in a child; return when it calls `ready(log)`, or, after tell_status(), when it has ended.
 
     Until then the child shares our stderr; then it becomes a daemon, whose stderr is the file descriptor
     `log`.
     Where it ends before, so do we, with its status; it has then said why itself.
     """
+    if _tell is not None:
+        _run_here(work, _tell)
+        return
     read_end, write_end = os.pipe()
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, leave)
     pid = os.fork()
     if pid:
         os.close(write_end)
@@ -37,7 +48,20 @@ def run_in_background(work: Callable[[Ready], None]) -> None:
     work(ready)
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _run_here(work: Callable[[Ready], None], tell: Callable[[int], None]) -> None:
+    os.setsid()
+
+    def ready(log: int) -> None:
+        _detach(log)
+        # the caller may have gone away meanwhile
+        with contextlib.suppress(OSError):
+            tell(0)
+
+    work(ready)
+
+
+def leave(number: int, _frame: FrameType | None) -> None:
+    """Ends this process, through every clean-up, with the status that a shell has for a signal."""
     sys.exit(128 + number)
 
 

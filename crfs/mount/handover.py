@@ -5,9 +5,10 @@ command does. Then our files, directory, environment and umask are sent to it, o
 directory. The first messages decide; once we have said GO, it is the other side's job.
 
 A command that is handed over is as quick as this is loaded: nothing is imported here that takes longer than to do
-without it, such as socket for what it adds to _socket.
+without it, such as socket and signal for what they add to _socket and _signal.
 """
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import sys
@@ -89,7 +90,6 @@ def hand_over(program: str, argv: Sequence[str]) -> int | None:
         connection.settimeout(ANSWER_SECONDS)
         connection.connect(socket_path(described))
         _request(connection, described, program, argv)
-        connection.sendall(GO)
         return _outcome(connection)
     except (OSError, EOFError):
         return None
@@ -137,27 +137,56 @@ def peer_uid(connection: _socket.socket) -> int:
 
 
 def _outcome(connection: _socket.socket) -> int:
-    """Wait for the status; signals to us are passed on. A process that is gone without one has failed."""
-    connection.settimeout(None)
-    # late: by now another process is at work
-    import signal
-
-    before = {}
+    """Have it begin, and wait for the status; signals to us are passed on."""
+    passed_on = _PassedOn()
     try:
-        pid = number_from_bytes(connection.recv(NUMBER_BYTES))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            before[number] = signal.signal(number, lambda number, _: _pass_on(number, pid))
+        connection.sendall(GO)
+        return _await_status(connection, passed_on)
+    finally:
+        passed_on.end()
+
+
+def _await_status(connection: _socket.socket, passed_on: "_PassedOn") -> int:
+    """A process that is gone without one has failed."""
+    connection.settimeout(None)
+    try:
+        passed_on.to(number_from_bytes(connection.recv(NUMBER_BYTES)))
         return number_from_bytes(connection.recv(NUMBER_BYTES))
     except (OSError, EOFError):
         return 1
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
-def _pass_on(number: int, pid: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        # it has just ended, and its status is on its way
-        return
+class _PassedOn:
+    """Signals to us, from now on: they are kept until it is known which process they are for."""
+
+    def __init__(self) -> None:
+        self._kept: list[int] = []
+        self._pid: int | None = None
+        numbers = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+        self._before = [(number, _signal.signal(number, self._take)) for number in numbers]
+
+    def to(self, pid: int) -> None:
+        self._pid = pid
+        for number in self._kept:
+            self._send(number, pid)
+
+    def end(self) -> None:
+        """Have them handled as before, also those that were for nobody."""
+        for number, handler in self._before:
+            _signal.signal(number, handler)
+        if self._pid is None:
+            for number in self._kept:
+                os.kill(os.getpid(), number)
+
+    def _take(self, number: int, _frame: object) -> None:
+        if self._pid is None:
+            self._kept.append(number)
+        else:
+            self._send(number, self._pid)
+
+    def _send(self, number: int, pid: int) -> None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            # it has just ended, and its status is on its way
+            return

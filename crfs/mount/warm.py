@@ -21,6 +21,7 @@ from typing import NoReturn
 from msgspec import Struct, field
 from setproctitle import setproctitle
 
+from crfs.mount import daemon
 from crfs.mount.handover import (
     ANSWER_SECONDS,
     DISABLE,
@@ -36,7 +37,7 @@ from crfs.mount.handover import (
 
 Programs = Mapping[str, Callable[[Sequence[str]], int]]
 IDLE_SECONDS = 5.0
-# the program that has just been started has the machine to itself before more is imported here
+# programs that have just been started have the machine to themselves before more is imported here
 _PRELOAD_AFTER = 2.0
 _MESSAGE_MAX = 1 << 20
 _FILES = 4
@@ -96,13 +97,16 @@ class _Warm(Struct):
         self._poll.register(self.listener, select.POLLIN)
         for lifeline in self.lifelines:
             self._poll.register(lifeline, 0)
-        if not self._poll.poll(_PRELOAD_AFTER * 1000):
-            preload()
-            gc.freeze()
+        loaded = False
         while True:
-            events = self._poll.poll(None if self.lifelines else IDLE_SECONDS * 1000)
+            seconds = IDLE_SECONDS if not self.lifelines else None if loaded else _PRELOAD_AFTER
+            events = self._poll.poll(None if seconds is None else seconds * 1000)
             if not events:
-                return
+                if not self.lifelines:
+                    return
+                preload()
+                loaded = True
+                gc.freeze()
             for number, _ in events:
                 if number == self.listener.fileno():
                     self._accept()
@@ -156,19 +160,28 @@ class _Warm(Struct):
             self.listener.close()
             for number in (*self.lifelines, *self.private):
                 os.close(number)
-            for number in (signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # the status is told also by who is ended
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, daemon.leave)
             _take_over(call)
             setproctitle(" ".join((call.program, *call.argv)))
             connection.settimeout(None)
             connection.sendall(number_to_bytes(os.getpid()))
-            # the daemon that this process leaves must not keep whoever waits for the status
-            os.register_at_fork(after_in_child=connection.close)
+            daemon.tell_status(lambda status: _tell(connection, status))
             status = _status(self.programs[call.program], call.argv)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
         finally:
             with contextlib.suppress(OSError):
-                connection.sendall(number_to_bytes(status))
+                _tell(connection, status)
             os._exit(status)
+
+
+def _tell(connection: socket.socket, status: int) -> None:
+    """The caller ends with it. OSError where it is gone, or was told before."""
+    connection.sendall(number_to_bytes(status))
+    connection.close()
 
 
 def _take_over(call: Call) -> None:
