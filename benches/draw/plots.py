@@ -65,19 +65,31 @@ def _by_entries(title: str, *measures: tuple[str, str, float]) -> Callable[[Answ
 
     def draw(answer: Answer) -> Figure:
         figure = Figure(figsize=(1 + 4.8 * len(measures), 5), layout="constrained")
+        sizes = sorted(sum(case.entries.values()) for case in answer.cases)
         for number, (measure, name, unit) in enumerate(measures, start=1):
             axes = figure.add_subplot(1, len(measures), number)
             for peer in answer.peers():
                 _line(axes, answer, peer, measure, unit)
             axes.set(xscale="log", yscale="log", xlabel="entries of the image", ylabel=name)
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-            axes.grid(visible=True, which="both", alpha=0.25)
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=20)
+            axes.set_xticks([], minor=True)
+            _plain_logs(axes)
         _legend(figure)
         figure.suptitle(title)
         return figure
 
     return draw
+
+
+def _plain_logs(axes: Axes) -> None:
+    """Numbers as people write them on a logarithmic axis, between powers of ten, too, where there are few."""
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    low, high = axes.get_ylim()
+    few = high < 100 * low
+    axes.yaxis.set_minor_formatter(
+        lambda value, _: f"{value:,.3g}" if few and f"{value:e}"[0] in "25" else ""
+    )
+    axes.grid(visible=True, which="both", alpha=0.25)
 
 
 def _line(axes: Axes, answer: Answer, peer: str, measure: str, unit: float) -> None:
@@ -187,7 +199,7 @@ def writes(answer: Answer) -> Figure:
     told = {peer: [measures.get(name) for name in names] for peer, measures in peers.items()}
     _groups(axes, [_WRITES.get(name, name) for name in names], told, 1.0)
     axes.set(yscale="log", ylabel="seconds (whiskers from least to most)")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    _plain_logs(axes)
     _legend(figure)
     figure.suptitle("Writing to an image's tree")
     return figure
