@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benches.commands import CommandFailed
+from benches.commands import CommandFailed, run
 from benches.mounts import Mount
 
 _NUMPY = "import json, ssl, sqlite3, numpy; print(numpy.__version__)"
@@ -48,6 +48,12 @@ def weighed(*argv: str | Path, into: Path | None = None) -> Weight:
             message = said.read().decode(errors="replace").strip()[-2000:]
             raise CommandFailed(f"{' '.join(map(str, argv))}: exit {process.returncode}: {message}")
     return Weight(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+def read_whole(tree: Path) -> None:
+    """Read all names and bytes of a tree. Raises CommandFailed."""
+    # an archive that goes nowhere is one for which tar reads no file
+    run("sh", "-c", 'tar -C "$1" --warning=no-file-ignored -cf - . | cat > "$2"', "sh", tree, os.devnull)
 
 
 def in_root(mount: Mount, *argv: str) -> tuple[float, str]:

@@ -6,7 +6,6 @@ cache.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from benches import images, mounts
 from benches.commands import run
 from benches.peers.peer import version_of
 from benches.place import Source
+from benches.programs import read_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Writer:
     kind: str | tuple[str, ...]
     ask_version: Callable[[], str]
     command: Callable[[Stack, Path], list[str]]
-    # what is mounted, read and taken down before, so that nothing has to be fetched
+    # what is mounted, read and taken down before the first time, so that nothing has to be fetched
     warm_up: Callable[[Stack, Path], list[str]] | None = None
     warm_kind: str | tuple[str, ...] = "fuse.crfs"
 
@@ -58,11 +58,16 @@ class Writer:
         stack.upper.mkdir()
         stack.work.mkdir()
         environment = {"CRFS_NO_SERVER": "1"}
-        if self.warm_up is not None:
+        if self.warm_up is not None and not _cache(self.name, at).exists():
             words, unmount = self.warm_up(stack, at), [mounts.crfs_program(), "umount", str(at)]
             with mounts.mounted(at, self.warm_kind, words, unmount, env=environment) as warm:
-                run("tar", "-C", warm.path, "-cf", os.devnull, ".")
+                read_whole(warm.path)
         return mounts.mounted(at, self.kind, self.command(stack, at), ["umount", str(at)], env=environment)
+
+
+def _cache(name: str, at: Path) -> Path:
+    """The disk cache of all runs of a peer, whose place is a directory below."""
+    return at.parent.with_name(f"{name}-cache")
 
 
 def crfs_writer(name: str, *options: str, kind: str = "fuse.crfs") -> Writer:
@@ -81,7 +86,7 @@ def crfs_image_writer(name: str, engine: str, warm: str, kinds: tuple[str, ...])
     """`crfs mount` of an OCI layout, by an engine of the kernel's; `warm` is the one that reads everything before."""
 
     def mount(stack: Stack, at: Path, *options: str) -> list[str]:
-        cache, source = str(at.with_name("cache")), f"oci:{images.layout(stack.image)}:plain"
+        cache, source = str(_cache(name, at)), f"oci:{images.layout(stack.image)}:plain"
         return [mounts.crfs_program(), "mount", "--cache", cache, "--engine", *options, source, str(at)]
 
     def warm_up(stack: Stack, at: Path) -> list[str]:

@@ -21,7 +21,8 @@ from benches.processes import weigh
 from benches.programs import timed
 from benches.question import Asking, Case, Wanted
 
-PEERS = (CRFS, CRFS_FUSE, FUSE_OVERLAYFS, OVERLAYFS, SQUASHFUSE, RATARMOUNT)
+PEERS = (CRFS, FUSE_OVERLAYFS, OVERLAYFS, SQUASHFUSE, RATARMOUNT)
+MORE = (CRFS_FUSE,)
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from benches import images, workloads
 from benches.commands import run
 from benches.mounts import Mount
 from benches.peers.writers import CRFS, CRFS_FUSE, CRFS_OVERLAY, FUSE_OVERLAYFS, OVERLAYFS, Stack, Writer
-from benches.programs import timed
+from benches.programs import read_whole, timed
 from benches.question import Asking, Case, Unmeasured, Wanted
 
 PEERS = (CRFS, CRFS_FUSE, FUSE_OVERLAYFS, OVERLAYFS)
@@ -47,7 +46,7 @@ def ask(asking: Asking) -> str:
     writer, place = cast(Writer, asking.peer), asking.place
     lowers = tuple(images.lower_dirs(_IMAGE))
     for lower in lowers:
-        _read(lower)
+        read_whole(lower)
     with contextlib.ExitStack() as opened:
         space = opened.enter_context(_tmpfs(place.directory / "space"))
         stack = Stack(_IMAGE, lowers, space / "upper", space / "work")
@@ -86,12 +85,6 @@ def _append(mount: Mount) -> float:
         raise Unmeasured(f"only {len(files)} files in {_APPENDED}")
     seconds, _ = timed("sh", "-c", 'for file; do echo "# one more line" >> "$file"; done', "sh", *files)
     return seconds
-
-
-def _read(tree: Path) -> None:
-    """Have a tree's names and bytes in the kernel's caches."""
-    # an archive that goes nowhere is one for which tar reads no file
-    run("sh", "-c", 'tar -C "$1" --warning=no-file-ignored -cf - . | cat > "$2"', "sh", tree, os.devnull)
 
 
 def _shown(tree: Path, *which: str) -> str:
