@@ -18,8 +18,9 @@ from crfs.fuse.handler import handler
 from crfs.fuse.reply import BLOCK, FOREVER_SECONDS
 
 NAME = b".crfs"
-# above the inodes of every tree
+# above the inodes of every tree, and below the handles that are given out in its name (`_native.answers`)
 FIRST = 1 << 62
+_LAST = (1 << 63) - 1
 # what is refused in it; each begins with the inode of a file or directory
 _CHANGES = {
     "setattr",
@@ -101,18 +102,18 @@ class StateDirectory(llfuse.Operations):
             return int(self._inner.open(inode, flags, ctx))
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise llfuse.FUSEError(errno.EROFS)
-        # a handle as well: those of a tree are lower
+        # a handle as well: no tree has such
         return inode
 
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
-        if fh < FIRST:
+        if not FIRST <= fh <= _LAST:
             return bytes(self._inner.read(fh, off, size))
         return self._files[fh][0][off : off + size]
 
     @handler
     def release(self, fh: int) -> None:
-        if fh < FIRST:
+        if not FIRST <= fh <= _LAST:
             self._inner.release(fh)
 
     @handler

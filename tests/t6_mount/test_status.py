@@ -89,6 +89,7 @@ def test_writable_mount_has_it_too_and_keeps_it_as_it_is(crfs: Crfs, source: str
             change()
         assert caught.value.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
     (root / "new").write_text("x")
+    assert (root / "new").read_text() == "x"
     assert sorted(os.listdir(root)) == ["dir", "new", "two"]
     assert sorted(os.listdir(upper)) == ["new"]
 

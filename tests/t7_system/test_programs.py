@@ -46,8 +46,9 @@ class Debian:
         self.crfs.mount(*self.mounting, at=self.root)
 
 
-@pytest.fixture
-def debian(real_images: RealImages, tmp_path: Path) -> Iterator[Debian]:
+@pytest.fixture(params=["fuse"])
+def debian(request: pytest.FixtureRequest, real_images: RealImages, tmp_path: Path) -> Iterator[Debian]:
+    """By an engine that a test may name."""
     need_root()
     need_fuse()
     need_programs(["dpkg-deb", "git", "rsync", "tar"])
@@ -55,7 +56,7 @@ def debian(real_images: RealImages, tmp_path: Path) -> Iterator[Debian]:
     for name in ("upper", "work"):
         (tmp_path / name).mkdir()
     upper = ("--upper", tmp_path / "upper", "--work", tmp_path / "work")
-    mounting = (f"docker://{image.ref}", "--tls-verify=false", *upper, "--engine=fuse")
+    mounting = (f"docker://{image.ref}", "--tls-verify=false", *upper, f"--engine={request.param}")
     with crfs_in(tmp_path / "crfs") as crfs:
         yield Debian(crfs, crfs.mount(*mounting), image.oracle, mounting)
 
@@ -66,6 +67,7 @@ def missing(verified: str) -> set[str]:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("debian", ["fuse", "erofs"], indirect=True)
 def test_packages_are_installed_upgraded_and_removed(debian: Debian) -> None:
     """What dpkg --verify says of the image's own packages before, it says afterwards, and of ours nothing."""
     before = missing(debian.sh("dpkg --verify || true"))
