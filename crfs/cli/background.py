@@ -3,10 +3,11 @@
 A command that is handed over loads no more than this: what is needed by who does the work is imported there.
 """
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from crfs.mount.handover import DISABLE, hand_over
 
@@ -49,11 +50,20 @@ def run_in_background(work: Callable[[Callable[[int], None]], None], *, warm: bo
     """daemon.run_in_background(); then leave a warm process, unless there is one or it isn't wanted."""
     from crfs.mount import daemon
 
-    warm = warm and not os.environ.get(DISABLE)
+    with leaving_warm(wanted=warm):
+        daemon.run_in_background(work)
+
+
+@contextlib.contextmanager
+def leaving_warm(*, wanted: bool = True) -> Iterator[int]:
+    """After a mount that is made meanwhile, leave a warm process, unless there is one or it isn't `wanted`.
+
+    It stays for as long as somebody has the descriptor open, which children inherit.
+    """
     lifeline, held = os.pipe()
-    daemon.run_in_background(work)
+    yield held
     os.close(held)
-    if warm:
+    if wanted and not os.environ.get(DISABLE):
         _fork_warm(lifeline)
     os.close(lifeline)
 

@@ -81,6 +81,18 @@ def _find_kept(
     return manifest[0], load_tree(services.store, *manifest, _LateBlobs(services, settings, source))
 
 
+def is_pinned(source: Source, settings: Settings) -> bool:
+    """Whether what a source names need not be asked for again."""
+    return isinstance(source, ImageReference) and (source.digest is not None or settings.pull == "missing")
+
+
+def current_digest(services: Services, settings: Settings, source: Source) -> str:
+    """The digest of the manifest of what a source other than a single layer names now; any CrfsError."""
+    from crfs.cli.sources import fetch_digest
+
+    return fetch_digest(services, settings, source)
+
+
 class _LateBlobs:
     """Opens blobs of an image in a registry, about which nothing is looked up until bytes are missing."""
 

@@ -46,7 +46,7 @@ def directories(lowers: Sequence[Named]) -> list[bytes]:
     return [os.fsencode(lower.path) for lower in lowers if isinstance(lower, DirectoryLower)]
 
 
-def _pinned(source: Source, digest: str | None) -> Source:
+def pinned(source: Source, digest: str | None) -> Source:
     """The same with the digest of the image that it is, and an absolute path."""
     match source:
         case ImageReference():
@@ -84,7 +84,7 @@ class OpenLowers:
             self._opened.callback(self.services.close)
         image = open_image(self.services, self._settings, lower.source)
         self.images.append(image)
-        self.sources.append(str(_pinned(lower.source, image.digest)))
+        self.sources.append(str(pinned(lower.source, image.digest)))
         return ImageLower(image.tree, image.reader)
 
     def report(self) -> Report:

@@ -31,6 +31,8 @@ from crfs.mount.mountpoint import claim
 
 if TYPE_CHECKING:
     from crfs.cli.upper import Stack
+    from crfs.cli.wishes import Wish
+    from crfs.mount.joining import Door
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +113,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     log_path = (args.log_file or log_directory() / "mount.log").absolute()
 
+    if choice.engine is EngineName.EROFS:
+        from crfs.cli.wishes import may_fall_back, may_share, mount_together
+
+        wish = _wish(args, where, fuse_options, stack, choice)
+        if may_share(args, wish):
+            try:
+                mount_together(args, wish, log_path, _serve_together)
+                return 0
+            except EngineRefused as error:
+                choice = may_fall_back(args, choice, error)
+
     def work(ready: Ready) -> None:
         log = open_log(log_path)
         configure_log(args.log_level, f"crfs[{os.getpid()}] {where}", log)
@@ -120,6 +133,23 @@ def run(args: argparse.Namespace) -> int:
     import_module("crfs.cli.erofs" if choice.engine is EngineName.EROFS else "crfs.cli.compose")
     run_in_background(work, warm=args.server)
     return 0
+
+
+def _wish(
+    args: argparse.Namespace, where: Path, options: tuple[str, ...], stack: "Stack | None", choice: Choice
+) -> "Wish":
+    from crfs.cli.wishes import wish_of
+
+    source = parse_source(args.source) if stack is None else stack.images[0]
+    return wish_of(args, where, options, choice, source, None if stack is None else stack.spec)
+
+
+def _serve_together(door: "Door", ready: Callable[[], None]) -> None:
+    from crfs.cli.erofs import serve_together
+
+    tame_malloc()
+    block_signals()
+    serve_together(door, ready)
 
 
 def _serve(
@@ -133,6 +163,15 @@ def _serve(
     """Open what is to be mounted and serve it; runs in the process that stays."""
     tame_malloc()
     block_signals()
+    if choice.engine is EngineName.EROFS:
+        from crfs.cli.erofs import serve_alone
+        from crfs.cli.wishes import may_fall_back
+
+        try:
+            serve_alone(_wish(args, where, options, stack, choice), ready)
+            return
+        except EngineRefused as error:
+            choice = may_fall_back(args, choice, error)
     if stack is None:
         _serve_image(args, where, options, choice, ready)
     else:
@@ -160,17 +199,7 @@ def _serve_image(
         request = MountRequest(
             where, image.name, options, choice=choice, report=lambda: report_of(services, [image])
         )
-        with metrics_of(args, request):
-            if choice.engine is EngineName.EROFS:
-                from crfs.cli.erofs import may_fall_back, serve_by_erofs
-
-                try:
-                    sees_reads = settings.record is not None
-                    stop = image.reader.stop
-                    serve_by_erofs(services, image, request, None, ready, stop, sees_reads=sees_reads)
-                    return
-                except EngineRefused as error:
-                    request = may_fall_back(args, request, error)
+        with metrics_of(args.metrics, request):
             serve_tree(image.tree, image.reader, request, ready, image.reader.stop)
     finally:
         services.close()

@@ -83,9 +83,9 @@ def add_metrics_option(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def metrics_of(args: argparse.Namespace, request: "MountRequest") -> Iterator[None]:
-    """Have them answered, if that is asked for; UsageError, MountError."""
-    if args.metrics is None:
+def metrics_of(address: str | None, request: "MountRequest") -> Iterator[None]:
+    """Have them answered there, if that is asked for; UsageError, MountError."""
+    if address is None:
         yield
         return
     if request.report is None:
@@ -93,7 +93,7 @@ def metrics_of(args: argparse.Namespace, request: "MountRequest") -> Iterator[No
     # late: few ask for it, and it takes a while to load
     from crfs.mount.metrics import serving_metrics
 
-    with serving_metrics(args.metrics, request, request.report):
+    with serving_metrics(address, request, request.report):
         yield
 
 

@@ -1,6 +1,6 @@
 """How images are reached, and what outlives one of them: threads, connections, the disk cache.
 
-Threads start here, so a daemon forks before; the network starts when it is needed.
+The network starts when it is needed.
 """
 
 import argparse
@@ -64,18 +64,47 @@ def platform_of(settings: Settings) -> Platform:
     return parse_platform(settings.platform) if settings.platform else host_platform()
 
 
+class Workers(Struct, frozen=True):
+    """Threads: `pool` is for what somebody waits for, `idle` (one thread) for the rest."""
+
+    pool: ThreadPoolExecutor
+    idle: ThreadPoolExecutor
+
+    def close(self) -> None:
+        """End every thread, once it has done what it was given."""
+        for pool in (self.pool, self.idle):
+            pool.shutdown(wait=True)
+
+
+def open_workers() -> Workers:
+    """Threads start here, so a daemon forks before."""
+    return Workers(
+        ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode", leave_signals),
+        ThreadPoolExecutor(1, "crfs-idle", leave_signals),
+    )
+
+
 class Services(Struct, frozen=True):
     """What outlives one image: the network, the decoders, the disk cache.
 
-    `pool` is for what somebody waits for, `idle` (one thread) for the rest. `endings` are called when
-    everything else has ended.
+    `endings` are called when everything else has ended. The threads may be `lent` by who has other images to serve.
     """
 
     network: Network
-    pool: ThreadPoolExecutor
-    idle: ThreadPoolExecutor
+    workers: Workers
     store: Store
+    lent: bool = False
     endings: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """For what somebody waits for."""
+        return self.workers.pool
+
+    @property
+    def idle(self) -> ThreadPoolExecutor:
+        """For what nobody waits for."""
+        return self.workers.idle
 
     @property
     def documents(self) -> Documents:
@@ -83,21 +112,23 @@ class Services(Struct, frozen=True):
         return Documents(self.store.directory)
 
     def close(self) -> None:
-        """End every thread; what still waits fails, what has arrived is kept."""
+        """End every thread of ours; what still waits fails, what has arrived is kept."""
         self.network.close()
-        for pool in (self.pool, self.idle):
-            pool.shutdown(wait=True)
+        if not self.lent:
+            self.workers.close()
         for ending in self.endings:
             ending()
         self.store.close()
 
 
-def open_services(settings: Settings) -> Services:
-    """Make ready; the network starts when it is needed. CrfsError where the cache can't be used."""
+def open_services(settings: Settings, workers: Workers | None = None) -> Services:
+    """Make ready; the network starts when it is needed. CrfsError where the cache can't be used.
+
+    `workers` are lent to these services.
+    """
     store = open_store(
         (settings.cache or cache_directory()).absolute(),
         lambda root: default_limits(root, settings.cache_size, settings.cache_free),
     )
-    pool = ThreadPoolExecutor(os.cpu_count() or 2, "crfs-decode", leave_signals)
-    idle = ThreadPoolExecutor(1, "crfs-idle", leave_signals)
-    return Services(Network(store.directory.root), pool, idle, store)
+    network = Network(store.directory.root)
+    return Services(network, workers or open_workers(), store, workers is not None)

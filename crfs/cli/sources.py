@@ -122,6 +122,13 @@ def resolve(
         return opened.name, digest, KeptTree(Tree(merged, sound=True), image.layers)
 
 
+def fetch_digest(services: Services, settings: Settings, source: Source) -> str:
+    """The digest of the manifest of an image, for the platform that is wanted; any CrfsError."""
+    opened = open_source(source, settings, services)
+    assert not isinstance(opened, UrlBlob | FileBlob), opened
+    return services.network.submit(fetch_manifest(opened, platform_of(settings))).result()[0]
+
+
 def _find_or_claim(
     store: Store, digest: str, load: Callable[[], KeptTree | None]
 ) -> tuple[KeptTree | None, Claim]:

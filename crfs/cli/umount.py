@@ -5,16 +5,18 @@ import contextlib
 import os
 import select
 import signal
+import time
 from pathlib import Path
 
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
 from crfs.mount.mountpoint import find_mount, find_other_namespace, resolve
-from crfs.mount.state import drop_dead_state, find_state
+from crfs.mount.state import MountState, drop_dead_state, find_state, serves_others
 
 _WAIT_SECONDS = 10
 # one that nothing refers to any more has ended by then
 _AWAY_SECONDS = 3
+_LOOK_SECONDS = 0.005
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def take_down(path: Path, *, lazy: bool = False) -> None:
-    """The same; wait for the process that served it, unless `lazy`."""
+    """The same; wait until the process that served it is done with it, unless `lazy`."""
     where = resolve(path)
     mounted = find_mount(where)
     if mounted is None or not mounted.is_ours:
@@ -40,7 +42,7 @@ def take_down(path: Path, *, lazy: bool = False) -> None:
     state = find_state(mounted.device)
     unmount(where, lazy=lazy)
     if state and not lazy:
-        _await_end(state.pid, mounted.device)
+        _await_end(mounted.device, state)
     drop_dead_state(mounted.device)
 
 
@@ -54,32 +56,46 @@ def take_away(where: Path) -> None:
         unmount(where)
     except MountError:
         unmount(where, lazy=True)
-    if state and not _has_ended(state.pid, _AWAY_SECONDS):
+    if (
+        state
+        and not _has_ended(mounted.device, state, _AWAY_SECONDS)
+        and not serves_others(mounted.device, state)
+    ):
         # a mount namespace that was made meanwhile has a copy of the mount
         with contextlib.suppress(ProcessLookupError):
             os.kill(state.pid, signal.SIGTERM)
-        _has_ended(state.pid, _WAIT_SECONDS)
+        _has_ended(mounted.device, state, _WAIT_SECONDS)
     drop_dead_state(mounted.device)
 
 
-def _await_end(pid: int, device: str) -> None:
-    """Until the process that served the mount is gone. MountError where it has reason not to go, or does not."""
-    if _has_ended(pid, _AWAY_SECONDS):
+def _await_end(device: str, state: MountState) -> None:
+    """Until nobody serves the mount any more. MountError where there is reason to go on, or it does not end."""
+    if _has_ended(device, state, _AWAY_SECONDS):
         return
     other = find_other_namespace(device)
     if other is not None:
         raise MountError(
-            f"unmounted, but process {pid} serves it on: process {other} has it in a mount namespace of its own"
+            f"unmounted, but process {state.pid} serves it on: "
+            f"process {other} has it in a mount namespace of its own"
         )
-    if not _has_ended(pid, _WAIT_SECONDS - _AWAY_SECONDS):
-        raise MountError(f"unmounted, but process {pid} has not ended after {_WAIT_SECONDS} s")
+    if not _has_ended(device, state, _WAIT_SECONDS - _AWAY_SECONDS):
+        raise MountError(f"unmounted, but process {state.pid} has not ended after {_WAIT_SECONDS} s")
 
 
-def _has_ended(pid: int, seconds: float) -> bool:
-    """Whether it ends within so many seconds."""
+def _has_ended(device: str, state: MountState, seconds: float) -> bool:
+    """Whether the process behind a mount ends within so many seconds, or goes on with others and is done with this."""
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(state.pid)
     except ProcessLookupError:
         return True
+    until = time.monotonic() + seconds
     with os.fdopen(pidfd) as file:
-        return bool(select.select([file], [], [], seconds)[0])
+        while not select.select([file], [], [], _LOOK_SECONDS)[0]:
+            now = time.monotonic()
+            is_known = find_state(device) == state
+            # others that it serves may be on their way, and not known yet
+            if not is_known and (serves_others(device, state) or now > until - seconds + _AWAY_SECONDS):
+                return True
+            if now > until:
+                return False
+    return True

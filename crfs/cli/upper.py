@@ -12,7 +12,8 @@ from crfs.cli.lowers import Named, OpenLowers, directories, parse_lower, shown_n
 from crfs.cli.options import metrics_of
 from crfs.cli.overlay import open_overlay
 from crfs.cli.services import settings_of
-from crfs.errors import EngineRefused, UsageError
+from crfs.errors import UsageError
+from crfs.formats.reference import Source
 from crfs.fuse.session import interruptible
 from crfs.fuse.view import PLAIN_VIEW
 from crfs.fuse.writable import Writable
@@ -34,7 +35,12 @@ class Stack(Struct, frozen=True):
     @property
     def image(self) -> bool:
         """Whether an image is all there is below."""
-        return len(self.lowers) == 1 and isinstance(self.lowers[0], CrfsLower)
+        return len(self.lowers) == len(self.images) == 1
+
+    @property
+    def images(self) -> list[Source]:
+        """What of it is no directory."""
+        return [lower.source for lower in self.lowers if isinstance(lower, CrfsLower)]
 
 
 def stack_of(args: argparse.Namespace) -> Stack:
@@ -75,15 +81,7 @@ def serve_stack(
         if stack.spec is not None and choice.engine is not EngineName.FUSE:
             # what a crash has left half-done is nothing that the kernel's would do
             open_overlay(trees, stack.spec).close()
-        with metrics_of(args, request):
-            if choice.engine is EngineName.EROFS and opened.services is not None:
-                from crfs.cli.erofs import may_fall_back, serve_by_erofs
-
-                try:
-                    serve_by_erofs(opened.services, opened.images[0], request, stack.spec, ready, opened.stop)
-                    return
-                except EngineRefused as error:
-                    request = may_fall_back(args, request, error)
+        with metrics_of(args.metrics, request):
             if choice.engine is EngineName.OVERLAY and stack.spec is not None:
                 _serve_below(trees, request, stack.spec, ready, opened.stop)
             else:

@@ -1,55 +1,163 @@
-"""The bytes of a merged tree's files, each under the name of its content (`_native.contents`): no tree, no names.
+"""The bytes of files of many images, each under the name of its content (`_native.contents`): no tree, no names.
 
-The kernel has those from elsewhere, and asks for nothing but a content by its name, and what is in it. Called as
-ReadOnly is.
+The kernel has those from elsewhere, and asks for nothing but a content by its name, and what is in it. Handlers are
+called by llfuse's workers; images come and go from any thread.
 """
 
+import contextlib
 import errno
+import functools
+import itertools
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import llfuse
 
 from crfs._native.contents import Contents
 from crfs._native.index import Tree
+from crfs._native.turns import hand_over, requester
 from crfs.fuse import reply
 from crfs.fuse.handler import handler
-from crfs.fuse.readonly import Reader, ReadOnly
+from crfs.fuse.readonly import Reader, unopened
+from crfs.fuse.requester import has_left
 
-# the root, and the directories 00 to ff; then the files, each by its number in the tree
+# the root, and the directories 00 to ff; then contents, numbered as they are asked for
 _FIRST_DIR = llfuse.ROOT_INODE + 1
 _DIRS = llfuse.ROOT_INODE + 256
 
 
-class ContentTree(ReadOnly):
-    """The handlers. Files with the same content are one.
+@dataclass(eq=False, slots=True)
+class Contained:
+    """An image whose contents can be had. `read_out` is told of each file that was read to its end."""
 
-    `read_out` is told of each that somebody has read to its end; it must not wait.
-    """
+    tree: Tree
+    contents: Contents
+    reader: Reader
+    read_out: Callable[[int], None]
+    _reading: int = 0
+    _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def __init__(
-        self, tree: Tree, contents: Contents, reader: Reader, read_out: Callable[[int], None]
-    ) -> None:
-        super().__init__(tree, reader)
-        self._contents = contents
-        self._read_out = read_out
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Meanwhile somebody reads."""
+        with self._changed:
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reading -= 1
+                self._changed.notify_all()
 
-    def _entry(self, inode: int) -> llfuse.EntryAttributes:
-        made = reply.entry(self._tree, max(inode - _DIRS, llfuse.ROOT_INODE))
-        made.st_ino = inode
-        made.st_mode = stat.S_IFDIR | 0o500 if inode <= _DIRS else stat.S_IFREG | 0o400
+    def await_unused(self, seconds: float) -> bool:
+        """Until nobody reads any more; False if somebody still does by then."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._reading, seconds)
+
+
+class _Known:
+    """A content that the kernel has a number for; `image` has it as `inode`. `lookups` are the kernel's."""
+
+    __slots__ = ("image", "inode", "lookups", "name")
+
+    def __init__(self, name: bytes, image: Contained, inode: int) -> None:
+        self.name = name
+        self.image: Contained | None = image
+        self.inode = inode
+        self.lookups = 0
+
+
+class ContentTree(llfuse.Operations):
+    """The handlers. Files with the same content are one, in whichever image, and stay it while one of these is here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._images: tuple[Contained, ...] = ()
+        self._numbers: dict[bytes, int] = {}
+        self._known: dict[int, _Known] = {}
+        self._next = itertools.count(_DIRS + 1)
+
+    def add(self, image: Contained) -> None:
+        """From now on its contents can be had too."""
+        with llfuse.lock:
+            self._images = (*self._images, image)
+
+    def remove(self, image: Contained) -> None:
+        """From now on only those that another image has as well."""
+        with llfuse.lock:
+            self._images = tuple(each for each in self._images if each is not image)
+            for known in self._known.values():
+                if known.image is image:
+                    known.image = None
+
+    def _find(self, name: bytes, *, without: Contained | None = None) -> tuple[Contained, int] | None:
+        for image in self._images:
+            inode = image.contents.find(name) if image is not without else 0
+            if inode:
+                return image, inode
+        return None
+
+    def _look_up(self, name: bytes) -> int:
+        """The number of a content; ENOENT."""
+        number = self._numbers.get(name)
+        if number is None:
+            found = self._find(name)
+            if found is None:
+                raise llfuse.FUSEError(errno.ENOENT)
+            number = self._numbers[name] = next(self._next)
+            self._known[number] = _Known(name, *found)
+        return number
+
+    def _holder(self, number: int) -> tuple[Contained, int]:
+        """An image that has the content, and its inode there; EIO where none has it any more."""
+        known = self._known[number]
+        if known.image is None:
+            found = self._find(known.name)
+            if found is None:
+                raise llfuse.FUSEError(errno.EIO)
+            known.image, known.inode = found
+        return known.image, known.inode
+
+    def _entry(self, number: int) -> llfuse.EntryAttributes:
+        made = llfuse.EntryAttributes()
+        made.st_ino = number
+        made.generation = 0
+        made.entry_timeout = made.attr_timeout = reply.FOREVER_SECONDS
         made.st_nlink = 1
-        made.st_uid = made.st_gid = 0
+        made.st_blksize = reply.BLOCK
+        made.st_mode = stat.S_IFDIR | 0o500
+        if number > _DIRS:
+            image, inode = self._holder(number)
+            made.st_mode = stat.S_IFREG | 0o400
+            made.st_size = image.tree.attributes(inode).size
+            made.st_blocks = (made.st_size + 511) // 512
         return made
 
     @handler
     def lookup(self, parent: int, name: bytes, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
         if parent == llfuse.ROOT_INODE:
             return self._entry(_FIRST_DIR + _two_digits(name))
-        inode = self._contents.find(b"%02x/%b" % (parent - _FIRST_DIR, name)) if parent <= _DIRS else 0
-        if not inode:
-            raise llfuse.FUSEError(errno.ENOENT)
-        return self._entry(_DIRS + inode)
+        if parent > _DIRS:
+            raise llfuse.FUSEError(errno.ENOTDIR)
+        number = self._look_up(b"%02x/%b" % (parent - _FIRST_DIR, name))
+        made = self._entry(number)
+        self._known[number].lookups += 1
+        return made
+
+    @handler
+    def forget(self, inode_list: list[tuple[int, int]]) -> None:
+        for number, lookups in inode_list:
+            known = self._known.get(number)
+            if known is not None:
+                known.lookups -= lookups
+                if known.lookups <= 0:
+                    del self._known[number], self._numbers[known.name]
+
+    @handler
+    def getattr(self, inode: int, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
+        return self._entry(inode)
 
     @handler
     def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
@@ -57,20 +165,42 @@ class ContentTree(ReadOnly):
         raise llfuse.FUSEError(errno.EACCES)
 
     @handler
+    def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
+        return unopened(inode)
+
+    @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
-        inode = fh - _DIRS
-        data = super().read(inode, off, size)
-        if off + size >= self._tree.attributes(inode).size:
-            self._read_out(inode)
+        image, inode = self._holder(fh)
+        try:
+            return self._read(image, inode, off, size)
+        except OSError as error:
+            # what one image's registry does not give, another's may
+            other = self._find(self._known[fh].name, without=image)
+            if other is None or error.errno == errno.EINTR:
+                raise
+            return self._read(*other, off, size)
+
+    def _read(self, image: Contained, inode: int, off: int, size: int) -> bytes:
+        data = image.reader.find_cached(inode, off, size)
+        if data is None:
+            with image.in_use():
+                hand_over()
+                with llfuse.lock_released:
+                    data = image.reader.read(inode, off, size, functools.partial(has_left, requester()))
+        if off + size >= image.tree.attributes(inode).size:
+            image.read_out(inode)
         return data
 
     @handler
-    def getxattr(self, inode: int, name: bytes, ctx: llfuse.RequestContext | None = None) -> bytes:
-        raise llfuse.FUSEError(errno.ENOSYS)
+    def release(self, fh: int) -> None:
+        return
 
     @handler
-    def listxattr(self, inode: int, ctx: llfuse.RequestContext) -> list[bytes]:
-        raise llfuse.FUSEError(errno.ENOSYS)
+    def statfs(self, ctx: llfuse.RequestContext) -> llfuse.StatvfsData:
+        made = llfuse.StatvfsData()
+        made.f_bsize = made.f_frsize = reply.BLOCK
+        made.f_namemax = reply.NAME_MAX
+        return made
 
 
 def _two_digits(name: bytes) -> int:

@@ -73,7 +73,7 @@ class ReadOnly(llfuse.Operations):
 
     @handler
     def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
-        return _unopened(inode)
+        return unopened(inode)
 
     @handler
     def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
@@ -97,7 +97,7 @@ class ReadOnly(llfuse.Operations):
     def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:
         if flags & _WRITES:
             raise llfuse.FUSEError(errno.EROFS)
-        return _unopened(inode)
+        return unopened(inode)
 
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
@@ -152,7 +152,7 @@ class ReadOnly(llfuse.Operations):
         return
 
 
-def _unopened(inode: int) -> int:
+def unopened(inode: int) -> int:
     """The handle of what is opened, if it has to be."""
     if _UNOPENED and names_inodes():
         raise llfuse.FUSEError(errno.ENOSYS)

@@ -21,15 +21,20 @@ def tell_status(tell: Callable[[int], None]) -> None:
 
 
 def run_in_background(work: Callable[[Ready], None]) -> None:
-    """Run `work(ready)` in a child; return when it calls `ready(log)`, or, after tell_status(), when it has ended.
+    """start_daemon(); or, after tell_status(), `work` here, until it has ended."""
+    if _tell is not None:
+        _run_here(work, _tell)
+    else:
+        start_daemon(work)
+
+
+def start_daemon(work: Callable[[Ready], None]) -> None:
+    """Run `work(ready)` in a child; return when it calls `ready(log)`.
 
     Until then the child shares our stderr; then it becomes a daemon, whose stderr is the file descriptor
     `log`.
     Where it ends before, so do we, with its status; it has then said why itself.
     """
-    if _tell is not None:
-        _run_here(work, _tell)
-        return
     read_end, write_end = os.pipe()
     signal.signal(signal.SIGTERM, leave)
     pid = os.fork()

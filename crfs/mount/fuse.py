@@ -100,8 +100,6 @@ def announced(request: MountRequest) -> Iterator[None]:
         return
     choice = request.choice
     with contextlib.ExitStack() as known:
-        if request.report is not None:
-            known.enter_context(telling(mounted.device, request.report))
         state = stated(
             mounted.device,
             request.mountpoint,
@@ -111,7 +109,10 @@ def announced(request: MountRequest) -> Iterator[None]:
             choice.engine,
             choice.passed_over,
         )
+        # forgotten last: then nothing is left of it
         known.enter_context(state)
+        if request.report is not None:
+            known.enter_context(telling(mounted.device, request.report))
         yield
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from crfs.blobs.runtimeplace import runtime_place
 
 DISABLE = "CRFS_NO_SERVER"
+# its value in what a warm process runs
+IS_WARM = "warm"
 READY, GO = b"R", b"G"
 # a warm process answers at once or is of no use
 ANSWER_SECONDS = 2.0

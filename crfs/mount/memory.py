@@ -27,6 +27,16 @@ def settle() -> None:
     What is still there will stay: no collection need look at it again, and next to nothing of it is in cycles.
     """
     gc.freeze()
+    _trim()
+
+
+def give_back() -> None:
+    """The same for what a daemon is done with, while it goes on."""
+    gc.collect()
+    _trim()
+
+
+def _trim() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -97,11 +97,25 @@ def _shown(name: str | Path) -> str:
 
 def find_state(device: str) -> MountState | None:
     """The living process behind a mount, if it is known."""
+    state = _load(_path(device))
+    return state if state is not None and process_start(state.pid) == state.started else None
+
+
+def _load(path: Path) -> MountState | None:
     try:
-        state = msgspec.json.decode(_path(device).read_bytes(), type=MountState)
+        return msgspec.json.decode(path.read_bytes(), type=MountState)
     except (OSError, msgspec.DecodeError):
         return None
-    return state if process_start(state.pid) == state.started else None
+
+
+def serves_others(device: str, state: MountState) -> bool:
+    """Whether the process behind a mount is known to serve another one as well."""
+    paths = (path for path in runtime_directory().glob("mount-*.json") if path != _path(device))
+    return any(
+        (other.pid, other.started) == (state.pid, state.started)
+        for other in map(_load, paths)
+        if other is not None
+    )
 
 
 def is_lost(device: str) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from crfs.blobs.directories import runtime_directory
 from crfs.image.report import Report
-from crfs.mount.mountpoint import Mounted, is_dead, iter_mounts
+from crfs.mount.mountpoint import PLACES, Mounted, is_dead, iter_mounts
 from crfs.mount.state import MountState, find_state, is_lost
 from crfs.mount.telling import ask
 
@@ -41,7 +42,11 @@ class MountStatus(msgspec.Struct, frozen=True, rename="kebab"):
 def iter_status(only: Path | None = None) -> Iterator[MountStatus]:
     """All mounts of this machine that are ours, or the topmost at `only`, in the order of their making."""
     wanted = None if only is None else os.fsencode(only)
-    found = {at: mounted for at, mounted in iter_mounts() if wanted is None or at == wanted}
+    # what other mounts are made of is none that anybody has asked for
+    hidden = os.fsencode(runtime_directory() / PLACES) + b"/"
+    found = {
+        at: mounted for at, mounted in iter_mounts() if wanted in (None, at) and not at.startswith(hidden)
+    }
     for at, mounted in found.items():
         if mounted.is_ours:
             yield _status(at, mounted)

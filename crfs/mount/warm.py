@@ -26,6 +26,7 @@ from crfs.mount.handover import (
     ANSWER_SECONDS,
     DISABLE,
     GO,
+    IS_WARM,
     NUMBER_BYTES,
     READY,
     identity,
@@ -167,7 +168,10 @@ class _Warm(Struct):
             _take_over(call)
             setproctitle(" ".join((call.program, *call.argv)))
             connection.settimeout(None)
+            _end_with(connection)
             connection.sendall(number_to_bytes(os.getpid()))
+            # what this process starts for others must not keep whoever waits for the status
+            os.register_at_fork(after_in_child=connection.close)
             daemon.tell_status(lambda status: _tell(connection, status))
             status = _status(self.programs[call.program], call.argv)
         except SystemExit as end:
@@ -179,9 +183,19 @@ class _Warm(Struct):
 
 
 def _tell(connection: socket.socket, status: int) -> None:
-    """The caller ends with it. OSError where it is gone, or was told before."""
-    connection.sendall(number_to_bytes(status))
-    connection.close()
+    """The caller ends with it, unless it was told before. OSError where it is gone."""
+    if connection.fileno() >= 0:
+        # it may be quicker than what comes next
+        fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) & ~os.O_ASYNC)
+        connection.sendall(number_to_bytes(status))
+        connection.close()
+
+
+def _end_with(connection: socket.socket) -> None:
+    """Have the caller's end, which says nothing more, be a SIGTERM to this process."""
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETSIG, signal.SIGTERM)
+    fcntl.fcntl(connection, fcntl.F_SETFL, os.O_ASYNC | fcntl.fcntl(connection, fcntl.F_GETFL))
 
 
 def _take_over(call: Call) -> None:
@@ -194,8 +208,7 @@ def _take_over(call: Call) -> None:
     os.umask(call.umask)
     os.environ.clear()
     os.environ.update(call.environment)
-    # this one is warm
-    os.environ[DISABLE] = "1"
+    os.environ[DISABLE] = IS_WARM
     time.tzset()
 
 

@@ -17,6 +17,7 @@ from tests.support.layers import Entry
 from tests.support.mounting import COMMAND, Crfs, crfs_in, wait_until
 from tests.t6_mount.images import estargz_layer, noise, noisy, push
 
+FUSE = ("--engine", "fuse")
 ENTRIES: list[Entry] = [noisy(name, 5000) for name in ("one", "two")]
 
 
@@ -33,7 +34,8 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crfs]:
     monkeypatch.setenv("PYTHON_WARM_TEST", str(tmp_path))
     # processes are found by their environment, which a new title would be written over
     monkeypatch.setenv("SPT_NOENV", "1")
-    with crfs_in(tmp_path / "warm") as commands:
+    # each mount with a process of its own
+    with crfs_in(tmp_path / "warm", *FUSE) as commands:
         yield commands
         for line in commands.mounts():
             commands.umount(line.at)
@@ -44,13 +46,19 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crfs]:
 
 def titles(crfs: Crfs) -> list[str]:
     """What the processes of the place call themselves."""
-    return [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in crfs.pids()]
+    return [_title(pid) for pid in crfs.pids()]
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+    except OSError:
+        # it has ended meanwhile
+        return ""
 
 
 def warm_processes(crfs: Crfs) -> list[int]:
-    return [
-        pid for pid, title in zip(crfs.pids(), titles(crfs), strict=True) if title.startswith("crfs: warm")
-    ]
+    return [pid for pid in crfs.pids() if _title(pid).startswith("crfs: warm")]
 
 
 def wait_for_warm(crfs: Crfs) -> int:
@@ -70,7 +78,7 @@ def test_second_mount_is_made_by_it_and_it_ends_with_the_last(source: str, warm:
     second = warm.mount(source)
     check(first)
     check(second)
-    assert any(title.startswith(f"crfs mount {source} {second}") for title in titles(warm))
+    assert any(title.startswith(f"crfs mount {source} {second} ") for title in titles(warm))
     assert warm_processes(warm) == [pid]
     warm.umount(first)
     check(second)
@@ -127,7 +135,7 @@ def test_signal_to_the_caller_ends_the_mount(
     pid = wait_for_warm(warm)
     with FaultProxy(f"http://{registry.address}", Stall(path="/blobs/")) as proxy:
         where = warm.new_directory()
-        process = warm.start("mount", source.replace(registry.address, proxy.host), where)
+        process = warm.start("mount", *FUSE, source.replace(registry.address, proxy.host), where)
         # a mount, the warm process, the caller, and the mount that isn't one yet
         wait_until(lambda: len(warm.pids()) == 4, 10, lambda: str(titles(warm)))
         process.send_signal(number)

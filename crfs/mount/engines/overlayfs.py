@@ -11,7 +11,7 @@ from pathlib import Path
 from crfs.mount.engines import needs
 from crfs.mount.engines.kernel import DATA_MAX, MS_RDONLY, escaped, mount
 from crfs.mount.engines.places import private_place
-from crfs.mount.mountpoint import find_mount
+from crfs.mount.mountpoint import Mounted
 from crfs.overlay.overlay import UpperSpec
 from crfs.overlay.upper import may_set_trusted
 
@@ -91,11 +91,8 @@ def mount_overlay(lowers: bytes, spec: UpperSpec | None, at: bytes, source: str,
         mount(os.fsencode(source), at, b"overlay", flags, overlay_options(lowers, spec))
 
 
-def takes_metacopy(at: Path) -> bool:
-    """Whether the overlay mounted there is one that finds contents elsewhere than attributes."""
-    mounted = find_mount(at)
-    if mounted is None:
-        return False
+def takes_metacopy(mounted: Mounted) -> bool:
+    """Whether an overlay is one that finds contents elsewhere than attributes."""
     shown = dict(option.partition("=")[::2] for option in mounted.options.split(","))
     return (shown.get("metacopy") or _METACOPY_DEFAULT.read_text().strip().replace("Y", "on")) == "on"
 
