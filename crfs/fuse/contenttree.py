@@ -10,6 +10,7 @@ import functools
 import itertools
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -26,6 +27,8 @@ from crfs.fuse.requester import has_left
 # the root, and the directories 00 to ff; then contents, numbered as they are asked for
 _FIRST_DIR = llfuse.ROOT_INODE + 1
 _DIRS = llfuse.ROOT_INODE + 256
+# for an image whose registry may be gone
+_PATIENCE_SECONDS = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -36,12 +39,20 @@ class Contained:
     contents: Contents
     reader: Reader
     read_out: Callable[[int], None]
+    # whether it has kept somebody waiting who could have had the same from another one
+    is_doubtful: bool = False
     _reading: int = 0
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
+    def read(self, inode: int, off: int, size: int, given_up: Callable[[], bool]) -> bytes:
+        """See Reader.read(). With llfuse's lock, which is dropped meanwhile."""
+        with self._in_use(), llfuse.lock_released:
+            data = self.reader.read(inode, off, size, given_up)
+        self.is_doubtful = False
+        return data
+
     @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Meanwhile somebody reads."""
+    def _in_use(self) -> Iterator[None]:
         with self._changed:
             self._reading += 1
         try:
@@ -93,7 +104,8 @@ class ContentTree(llfuse.Operations):
                     known.image = None
 
     def _find(self, name: bytes, *, without: Contained | None = None) -> tuple[Contained, int] | None:
-        for image in self._images:
+        """An image that has a content, and the inode; rather one that keeps nobody waiting."""
+        for image in sorted(self._images, key=lambda image: image.is_doubtful):
             inode = image.contents.find(name) if image is not without else 0
             if inode:
                 return image, inode
@@ -113,7 +125,7 @@ class ContentTree(llfuse.Operations):
     def _holder(self, number: int) -> tuple[Contained, int]:
         """An image that has the content, and its inode there; EIO where none has it any more."""
         known = self._known[number]
-        if known.image is None:
+        if known.image is None or known.image.is_doubtful:
             found = self._find(known.name)
             if found is None:
                 raise llfuse.FUSEError(errno.EIO)
@@ -171,25 +183,32 @@ class ContentTree(llfuse.Operations):
     @handler
     def read(self, fh: int, off: int, size: int) -> bytes:
         image, inode = self._holder(fh)
-        try:
-            return self._read(image, inode, off, size)
-        except OSError as error:
-            # what one image's registry does not give, another's may
-            other = self._find(self._known[fh].name, without=image)
-            if other is None or error.errno == errno.EINTR:
-                raise
-            return self._read(*other, off, size)
-
-    def _read(self, image: Contained, inode: int, off: int, size: int) -> bytes:
         data = image.reader.find_cached(inode, off, size)
         if data is None:
-            with image.in_use():
-                hand_over()
-                with llfuse.lock_released:
-                    data = image.reader.read(inode, off, size, functools.partial(has_left, requester()))
+            data, image, inode = self._read(self._known[fh], off, size)
         if off + size >= image.tree.attributes(inode).size:
             image.read_out(inode)
         return data
+
+    def _read(self, known: _Known, off: int, size: int) -> tuple[bytes, Contained, int]:
+        """What an image has to wait for: it gets a moment, where another one has the same, and then that is asked."""
+        hand_over()
+        has_gone = functools.partial(has_left, requester())
+        image, inode = known.image, known.inode
+        assert image is not None
+        other = self._find(known.name, without=image)
+        if other is not None:
+            until = time.monotonic() + _PATIENCE_SECONDS
+            try:
+                data = image.read(inode, off, size, lambda: has_gone() or time.monotonic() > until)
+            except OSError:
+                if has_gone():
+                    raise
+                image.is_doubtful = True
+                known.image, known.inode = image, inode = other
+            else:
+                return data, image, inode
+        return image.read(inode, off, size, has_gone), image, inode
 
     @handler
     def release(self, fh: int) -> None:
