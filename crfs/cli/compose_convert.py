@@ -23,18 +23,14 @@ from crfs.blobs.registriesconf import load_registries
 from crfs.blobs.registry import RegistryImage
 from crfs.blobs.threads import leave_signals
 from crfs.blobs.url import UrlBlob
+from crfs.convert.archivetarget import ArchiveTarget
 from crfs.convert.convert import Converter, LayerResult, Progress, Report, Services
 from crfs.convert.image import Run, build_config
 from crfs.convert.inputs import BlobInput, TreeInput
+from crfs.convert.layouttarget import BlobFileTarget, LayoutTarget
 from crfs.convert.plan import Plan
-from crfs.convert.targets import (
-    ArchiveTarget,
-    BlobFileTarget,
-    LayoutTarget,
-    NullTarget,
-    RegistryTarget,
-    Target,
-)
+from crfs.convert.registrytarget import RegistryTarget
+from crfs.convert.targets import NullTarget, Target
 from crfs.errors import UsageError
 from crfs.formats.platforms import host_platform, parse_platform
 from crfs.formats.reference import (

@@ -13,7 +13,15 @@ from crfs.mount.engines.choice import AUTO, NAMES
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """All that say how the container is to be."""
+    """All that say how the container is to be, and what makes it."""
+    _add_environment(parser)
+    _add_terminal(parser)
+    _add_life(parser)
+    _add_machinery(parser)
+
+
+def _add_environment(parser: argparse.ArgumentParser) -> None:
+    """What the program is, and what it finds around it."""
     add = parser.add_argument
     add(
         "-e",
@@ -50,8 +58,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the root can't be written; /run, /tmp and /var/tmp are empty",
     )
+
+
+def _add_terminal(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("-t", "--tty", action="store_true", help="give it a terminal; ours has to be standard input")
     add("-i", "--interactive", action="store_true", help="give it our standard input")
+    add(
+        "--progress",
+        action="store_true",
+        help="on a terminal, a line that tells what has been fetched; not with -t",
+    )
+
+
+def _add_life(parser: argparse.ArgumentParser) -> None:
+    """What is left of it, and how it ends."""
+    add = parser.add_argument
     add(
         "--name",
         help="what it is called; what it changes is kept, and is there in the next run of that name",
@@ -64,11 +86,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         help="on SIGTERM it is told to stop by the image's stop signal, and killed after so long (default 10)",
     )
-    add(
-        "--progress",
-        action="store_true",
-        help="on a terminal, a line that tells what has been fetched; not with -t",
-    )
+
+
+def _add_machinery(parser: argparse.ArgumentParser) -> None:
+    """What runs it, and what carries its mount."""
+    add = parser.add_argument
     add("--runtime", metavar="PROGRAM", help="what runs it: crun or runc (default: the one that there is)")
     add("--engine", choices=NAMES, default=AUTO, help="what carries the mount; see 'crfs mount --help'")
     add(
