@@ -23,6 +23,8 @@ KERNELS: dict[str, list[str]] = {
     "turns": [],
     "answers": [],
     "newfiles": [],
+    "listing": [],
+    "copies": [],
     "status": [],
     "contents": ["crypto"],
     "erofs": [],

@@ -7,15 +7,21 @@ have (know_...), and takes that back before it closes one (forget()). Files that
 Nothing else that the overlay remembers is changed; each answer that would need that is left to llfuse. Any thread; its
 own mutex is the innermost lock.
 
+Of directories, which llfuse knows no way to list together with what they hold, all is asked of one function of Python's
+(serve_directories()).
+
 The formats are those of linux/fuse.h at the protocol's version 7.19, which libfuse 2.9 speaks.
 """
 
+import logging
+
 from cython.operator cimport dereference
-from libc.errno cimport ENODATA, ENOENT, errno
+from libc.errno cimport EIO, ENODATA, ENOENT, errno
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from libcpp.mutex cimport mutex
 from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
 
 from crfs._native.newfiles cimport (
     NewFile,
@@ -23,10 +29,13 @@ from crfs._native.newfiles cimport (
     find_named,
     find_new,
     forget_new,
+    fstat,
     leave,
     number_of,
     open_new,
     release,
+    stat_t,
+    timespec,
     unlink_new,
 )
 
@@ -38,27 +47,12 @@ cdef extern from "<sys/uio.h>" nogil:
     ssize_t writev(int fd, const iovec *parts, int count)
 
 cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int fd, void *data, size_t size, int64_t off)
     ssize_t pwrite(int fd, const void *data, size_t size, int64_t off)
     int fchown(int fd, uint32_t uid, uint32_t gid)
     int ftruncate(int fd, int64_t size)
 
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        int64_t tv_sec
-        long tv_nsec
-
 cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_t "stat":
-        uint32_t st_mode
-        uint32_t st_nlink
-        uint32_t st_uid
-        uint32_t st_gid
-        int64_t st_size
-        int64_t st_blocks
-        timespec st_atim
-        timespec st_mtim
-        timespec st_ctim
-    int fstat(int fd, stat_t *info)
     int fstatat(int fd, const char *name, stat_t *info, int flags)
     int fchmod(int fd, uint32_t mode)
     int futimens(int fd, const timespec *times)
@@ -75,12 +69,23 @@ cdef extern from "<linux/fuse.h>" nogil:
         FUSE_BATCH_FORGET
         FUSE_CREATE
         FUSE_FORGET
+        FUSE_FSYNCDIR
         FUSE_GETATTR
+        FUSE_INIT
         FUSE_LOOKUP
         FUSE_OPEN
+        FUSE_OPENDIR
+        FUSE_READ
+        FUSE_READDIR
+        FUSE_READDIRPLUS
         FUSE_RELEASE
+        FUSE_RELEASEDIR
         FUSE_UNLINK
         FOPEN_KEEP_CACHE
+        FUSE_ASYNC_READ
+        FUSE_BIG_WRITES
+        FUSE_DO_READDIRPLUS
+        FUSE_READDIRPLUS_AUTO
         FUSE_SETATTR
         FUSE_WRITE
         FUSE_GETXATTR
@@ -131,6 +136,24 @@ cdef extern from "<linux/fuse.h>" nogil:
         uint64_t attr_valid
         uint32_t attr_valid_nsec
         fuse_attr attr
+    cdef struct fuse_init_in:
+        uint32_t minor
+        uint32_t max_readahead
+        uint32_t flags
+    cdef struct fuse_init_out:
+        uint32_t major
+        uint32_t minor
+        uint32_t max_readahead
+        uint32_t flags
+        uint32_t max_write
+    cdef struct fuse_read_in:
+        uint64_t fh
+        uint64_t offset
+        uint32_t size
+    cdef struct fuse_release_in:
+        uint64_t fh
+    cdef struct fuse_fsync_in:
+        uint64_t fh
     cdef struct fuse_create_in:
         uint32_t mode
     cdef struct fuse_open_out:
@@ -166,19 +189,22 @@ cdef struct Made:
     fuse_entry_out entry
     fuse_open_out opened
 
-# what is known of a node; `makes`: what is made in a directory is its maker's, and his group's
+# what is known of a node; `merged`: a directory shows more than it has; `makes`: what is made in it is its maker's, and
+# his group's
 cdef struct Known:
     int fd
     bint is_dir
     bint plain
+    bint merged
     bint makes
 
-# bytes that are written as quickly as others are let in meanwhile
-cdef uint32_t SMALL = 1 << 16
+# bytes that are read and written as quickly as others are let in meanwhile
+cdef enum:
+    SMALL = 1 << 16
 cdef uint32_t BLOCK = 4096
 cdef size_t NAME_MAX = 255
-# a handle that was given here is the file's number, with this bit
-cdef uint64_t GIVEN = <uint64_t>1 << 63
+# a handle that was given here is the file's number, with a bit that makes it none
+cdef uint64_t GIVEN = <uint64_t>1 << 61
 cdef const char *CAPABILITY = "security.capability"
 cdef uint32_t CHANGES = (
     FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW
@@ -187,12 +213,24 @@ cdef uint32_t MEANT = CHANGES | FATTR_FH | FATTR_LOCKOWNER
 cdef uint32_t IDS = FATTR_UID | FATTR_GID
 cdef uint32_t SPECIAL = S_ISUID | S_ISGID
 
+# what libfuse 2.9 asks for
+cdef uint32_t MINOR = 19
+cdef uint32_t MAX_WRITE = 1 << 17
+cdef size_t INIT_SIZE = 24
+
+log = logging.getLogger(__name__)
 cdef mutex lock
 cdef unordered_map[uint64_t, Known] known
 cdef bint allowed = False
 cdef bint makes_files = False
 cdef double file_seconds = 0
 cdef double dir_seconds = 0
+cdef object read_directory = None
+cdef bint lists = False
+cdef bint opens_directories = False
+cdef bint offers = False
+cdef uint64_t directory_handle = 0
+cdef vector[uint64_t] released_handles
 
 
 def allow(double files, double directories, bint new_files):
@@ -208,12 +246,12 @@ def allow(double files, double directories, bint new_files):
 
 def know_file(uint64_t ino, int fd, bint plain):
     """A regular file of the upper directory is open for reading and writing. `plain`: it has no extended attributes."""
-    keep(ino, fd, False, plain, False)
+    keep(ino, Known(fd, False, plain, False, False))
 
 
-def know_directory(uint64_t ino, int fd, bint setgid):
-    """A directory shows what it has in the upper directory, and nothing else; `fd` may be an O_PATH one."""
-    keep(ino, fd, True, False, not setgid)
+def know_directory(uint64_t ino, int fd, bint merged, bint setgid):
+    """A directory of the upper one is open; `fd` may be an O_PATH one. `merged`: lower trees show through it."""
+    keep(ino, Known(fd, True, False, merged, not merged and not setgid))
 
 
 def forget(uint64_t ino):
@@ -221,6 +259,25 @@ def forget(uint64_t ino):
     lock.lock()
     known.erase(ino)
     lock.unlock()
+
+
+def serve_directories(read, bint opens, bint plus):
+    """Have `read(number, handle, offset, size, plus)` say what is in directories (crfs._native.listing), or OSError.
+
+    `opens`: they are opened, each time with another handle. `plus`: the kernel is told that it may ask for more than
+    names, and all else that libfuse asks for unless it has options to do so.
+    """
+    global read_directory, lists, opens_directories, offers
+    read_directory, lists, opens_directories, offers = read, True, opens, plus
+
+
+def released_directories():
+    """The handles of directories that have been closed since this was last asked."""
+    lock.lock()
+    handles = list(released_handles)
+    released_handles.clear()
+    lock.unlock()
+    return handles
 
 
 def take(uint64_t ino):
@@ -242,6 +299,14 @@ def take_upper(uint64_t upper_ino):
     return take(ino) if ino else None
 
 
+def is_new(uint64_t parent, bytes name not None) -> bool:
+    """Whether what a directory has under a name was made here."""
+    lock.lock()
+    found = find_named(parent, name) != 0
+    lock.unlock()
+    return found
+
+
 def handle_number(uint64_t fh):
     """The number of the file that a handle was given for here; None where it was not."""
     return fh & ~GIVEN if fh & GIVEN else None
@@ -259,9 +324,7 @@ cdef take_locked(uint64_t ino):
     return taken
 
 
-cdef void keep(uint64_t ino, int fd, bint is_dir, bint plain, bint makes) noexcept:
-    cdef Known each
-    each.fd, each.is_dir, each.plain, each.makes = fd, is_dir, plain, makes
+cdef void keep(uint64_t ino, Known each) noexcept:
     lock.lock()
     if allowed:
         known[ino] = each
@@ -274,16 +337,63 @@ cdef bint answer(int device, char *request, size_t size) noexcept nogil:
     cdef bint answered = False
     if size <= sizeof(fuse_in_header):
         return False
+    if lists and (head.opcode == FUSE_READDIR or head.opcode == FUSE_READDIRPLUS):
+        return answer_listing(device, head, <const fuse_read_in *>(request + sizeof(fuse_in_header)))
     lock.lock()
     answered = answer_locked(device, head, request + sizeof(fuse_in_header), size - sizeof(fuse_in_header))
     lock.unlock()
     return answered
 
 
+cdef bint answer_listing(int device, const fuse_in_header *head, const fuse_read_in *asked) noexcept nogil:
+    """Without the lock: what is called wants it."""
+    with gil:
+        try:
+            data = read_directory(
+                head.nodeid, asked.fh, asked.offset, asked.size, head.opcode == FUSE_READDIRPLUS
+            )  # fmt: skip
+        except OSError as error:
+            return reply(device, head, error.errno or EIO, NULL, 0)
+        except Exception:
+            log.exception("readdir failed")
+            return reply(device, head, EIO, NULL, 0)
+        return reply(device, head, 0, <const char *>data, <size_t>len(data))
+
+
+cdef void offer(int device, const fuse_in_header *head, const fuse_init_in *asked) noexcept nogil:
+    """Say at the start what libfuse would say, and what we can do more. Its own answer then comes too late (ENOENT)."""
+    cdef fuse_init_out out
+    memset(&out, 0, sizeof(out))
+    out.major, out.minor, out.max_readahead, out.max_write = 7, MINOR, asked.max_readahead, MAX_WRITE
+    out.flags = asked.flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO)
+    reply(device, head, 0, &out, INIT_SIZE)
+
+
+cdef bint answer_open_directory(int device, const fuse_in_header *head) noexcept nogil:
+    global directory_handle
+    cdef fuse_open_out out
+    directory_handle += 1
+    memset(&out, 0, sizeof(out))
+    out.fh = directory_handle
+    return reply(device, head, 0, &out, sizeof(out))
+
+
 cdef bint answer_locked(int device, const fuse_in_header *head, char *body, size_t size) noexcept nogil:
     cdef NewFile *file
     if head.opcode == FUSE_BATCH_FORGET:
         return forget_all(<fuse_batch_forget_in *>body, size)
+    if offers and head.opcode == FUSE_INIT:
+        offer(device, head, <const fuse_init_in *>body)
+        return False
+    if opens_directories and head.opcode == FUSE_OPENDIR:
+        return answer_open_directory(device, head)
+    if opens_directories and head.opcode == FUSE_RELEASEDIR:
+        released_handles.push_back((<const fuse_release_in *>body).fh)
+        return reply(device, head, 0, NULL, 0)
+    if opens_directories and head.opcode == FUSE_FSYNCDIR:
+        # llfuse names no inode, so that the handle has to
+        (<fuse_fsync_in *>body).fh = head.nodeid
+        return False
     file = find_new(head.nodeid)
     if file != NULL:
         return answer_new(device, head, body, size, file)
@@ -297,11 +407,11 @@ cdef bint answer_known(
     if node.is_dir:
         return answer_directory(device, head, body, node)
     if head.opcode == FUSE_GETATTR:
-        return answer_attributes(device, head, node.fd, file_seconds)
+        return answer_attributes(device, head, node)
     if head.opcode == FUSE_WRITE:
         return answer_write(device, head, body, size, node.fd)
     if head.opcode == FUSE_SETATTR:
-        return answer_changes(device, head, <const fuse_setattr_in *>body, node.fd)
+        return answer_changes(device, head, <const fuse_setattr_in *>body, node.fd, True)
     if head.opcode == FUSE_GETXATTR and node.plain:
         return answer_capability(device, head, body + sizeof(fuse_getxattr_in))
     return False
@@ -310,7 +420,9 @@ cdef bint answer_known(
 cdef bint answer_directory(int device, const fuse_in_header *head, const char *body, const Known *node) noexcept nogil:
     cdef uint64_t ino
     if head.opcode == FUSE_GETATTR:
-        return answer_attributes(device, head, node.fd, dir_seconds)
+        return answer_attributes(device, head, node)
+    if node.merged:
+        return False
     if head.opcode == FUSE_CREATE:
         return makes_files and node.makes and answer_create(device, head, body, node.fd)
     if head.opcode == FUSE_LOOKUP:
@@ -325,12 +437,14 @@ cdef bint answer_directory(int device, const fuse_in_header *head, const char *b
 cdef bint answer_new(
     int device, const fuse_in_header *head, const char *body, size_t size, NewFile *file
 ) noexcept nogil:
-    if head.opcode == FUSE_SETATTR:
-        return answer_changes(device, head, <const fuse_setattr_in *>body, file.fd)
-    if head.opcode == FUSE_GETATTR:
-        return answer_attributes(device, head, file.fd if file.fd >= 0 else file.held_fd, file_seconds)
     if head.opcode == FUSE_WRITE:
         return answer_write(device, head, body, size, file.fd)
+    if head.opcode == FUSE_READ:
+        return answer_read(device, head, <const fuse_read_in *>body, file.fd)
+    if head.opcode == FUSE_SETATTR:
+        return change_new(device, head, <const fuse_setattr_in *>body, file)
+    if head.opcode == FUSE_GETATTR:
+        return tell_new(device, head, file)
     if head.opcode == FUSE_GETXATTR:
         return answer_capability(device, head, body + sizeof(fuse_getxattr_in))
     if head.opcode == FUSE_OPEN:
@@ -342,6 +456,34 @@ cdef bint answer_new(
         forget_new(head.nodeid, (<const fuse_forget_in *>body).nlookup)
         return True
     return False
+
+
+cdef int parent_fd(const NewFile *file) noexcept nogil:
+    """-1 where the directory is not open."""
+    parent = known.find(file.parent)
+    return dereference(parent).second.fd if parent != known.end() else -1
+
+
+cdef bint tell_new(int device, const fuse_in_header *head, const NewFile *file) noexcept nogil:
+    cdef stat_t info
+    cdef int failed
+    if file.fd >= 0 or file.held_fd >= 0:
+        failed = fstat(file.fd if file.fd >= 0 else file.held_fd, &info)
+    else:
+        failed = fstatat(parent_fd(file), file.name.c_str(), &info, AT_SYMLINK_NOFOLLOW)
+    return failed == 0 and reply_attributes(device, head, &info, file_seconds)
+
+
+cdef bint change_new(
+    int device, const fuse_in_header *head, const fuse_setattr_in *asked, NewFile *file
+) noexcept nogil:
+    """What is made here has no special bits. It is opened for that, if it is not."""
+    cdef bint answered
+    if not open_new(file, parent_fd(file)):
+        return False
+    answered = answer_changes(device, head, asked, file.fd, False)
+    release(head.nodeid)
+    return answered
 
 
 cdef bint forget_all(fuse_batch_forget_in *asked, size_t size) noexcept nogil:
@@ -395,14 +537,21 @@ cdef void set_entry(fuse_entry_out *out, uint64_t ino, const stat_t *info) noexc
         set_attributes(&out.attr, ino, info)
 
 
-cdef bint answer_attributes(int device, const fuse_in_header *head, int fd, double seconds) noexcept nogil:
+cdef bint answer_attributes(int device, const fuse_in_header *head, const Known *node) noexcept nogil:
+    """Nobody counts the subdirectories of a merged directory: 1 says so (as overlayfs does)."""
     cdef stat_t info
-    cdef fuse_attr_out out
-    if fd < 0 or fstat(fd, &info) != 0:
+    if fstat(node.fd, &info) != 0:
         return False
+    if node.merged:
+        info.st_nlink = 1
+    return reply_attributes(device, head, &info, dir_seconds if node.is_dir else file_seconds)
+
+
+cdef bint reply_attributes(int device, const fuse_in_header *head, const stat_t *info, double seconds) noexcept nogil:
+    cdef fuse_attr_out out
     memset(&out, 0, sizeof(out))
     set_seconds(seconds, &out.attr_valid, &out.attr_valid_nsec)
-    set_attributes(&out.attr, head.nodeid, &info)
+    set_attributes(&out.attr, head.nodeid, info)
     return reply(device, head, 0, &out, sizeof(out))
 
 
@@ -432,8 +581,8 @@ cdef bint answer_create(int device, const fuse_in_header *head, const char *body
     cdef Made made
     cdef uint32_t mode = (<const fuse_create_in *>body).mode
     cdef const char *name = body + sizeof(fuse_create_in)
-    cdef uint64_t ino = create(head.nodeid, dir_fd, name, mode, head.uid, head.gid)
-    if not ino or fstat(find_new(ino).fd, &info) != 0:
+    cdef uint64_t ino = create(head.nodeid, dir_fd, name, mode, head.uid, head.gid, &info)
+    if not ino:
         return False
     set_entry(&made.entry, ino, &info)
     set_opened(&made.opened, ino)
@@ -447,11 +596,20 @@ cdef void set_opened(fuse_open_out *out, uint64_t ino) noexcept nogil:
 
 cdef bint answer_open(int device, const fuse_in_header *head, NewFile *file) noexcept nogil:
     cdef fuse_open_out out
-    parent = known.find(file.parent)
-    if not open_new(file, dereference(parent).second.fd if parent != known.end() else -1):
+    if not open_new(file, parent_fd(file)):
         return False
     set_opened(&out, head.nodeid)
     return reply(device, head, 0, &out, sizeof(out))
+
+
+cdef bint answer_read(int device, const fuse_in_header *head, const fuse_read_in *asked, int fd) noexcept nogil:
+    """Of what has just been written, and so is in the kernel's cache."""
+    cdef char data[SMALL]
+    cdef ssize_t done
+    if fd < 0 or asked.size > SMALL:
+        return False
+    done = pread(fd, data, asked.size, <int64_t>asked.offset)
+    return reply(device, head, errno, NULL, 0) if done < 0 else reply(device, head, 0, data, <size_t>done)
 
 
 cdef bint answer_write(int device, const fuse_in_header *head, const char *body, size_t size, int fd) noexcept nogil:
@@ -479,16 +637,18 @@ cdef bint answer_capability(int device, const fuse_in_header *head, const char *
     return reply(device, head, ENODATA, NULL, 0)
 
 
-cdef bint answer_changes(int device, const fuse_in_header *head, const fuse_setattr_in *asked, int fd) noexcept nogil:
+cdef bint answer_changes(
+    int device, const fuse_in_header *head, const fuse_setattr_in *asked, int fd, bint may_be_special
+) noexcept nogil:
     """In the order in which none undoes another. Setuid and setgid, which a change of owner takes away, are not for us."""
     cdef stat_t info
-    if fd < 0 or not asked.valid & CHANGES or asked.valid & ~MEANT or fstat(fd, &info) != 0:
+    if not asked.valid & CHANGES or asked.valid & ~MEANT or (asked.valid & FATTR_MODE and asked.mode & SPECIAL):
         return False
-    if info.st_mode & SPECIAL or (asked.valid & FATTR_MODE and asked.mode & SPECIAL):
+    if may_be_special and (fstat(fd, &info) != 0 or info.st_mode & SPECIAL):
         return False
-    if change(fd, asked) != 0:
+    if change(fd, asked) != 0 or fstat(fd, &info) != 0:
         return reply(device, head, errno, NULL, 0)
-    return answer_attributes(device, head, fd, file_seconds)
+    return reply_attributes(device, head, &info, file_seconds)
 
 
 cdef int change(int fd, const fuse_setattr_in *asked) noexcept nogil:

@@ -27,12 +27,6 @@ cdef extern from "<unistd.h>" nogil:
     int unlinkat(int dir_fd, const char *name, int flags)
 
 cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_t "stat":
-        uint64_t st_ino
-        uint32_t st_mode
-        uint32_t st_uid
-        uint32_t st_gid
-    int fstat(int fd, stat_t *info)
     int fchmod(int fd, uint32_t mode)
 
 # crfs.overlay.numbers: _UPPER and _folded()
@@ -75,19 +69,21 @@ cdef uint64_t number_of(uint64_t upper_ino) noexcept nogil:
 
 
 cdef uint64_t create(
-    uint64_t parent, int dir_fd, const char *name, uint32_t mode, uint32_t uid, uint32_t gid
+    uint64_t parent, int dir_fd, const char *name, uint32_t mode, uint32_t uid, uint32_t gid, stat_t *info
 ) noexcept nogil:
-    """A new file with one handle and one reference of the kernel's: its number, or 0 and nothing was made."""
+    """A new file with one handle and one reference of the kernel's: its number, or 0 and nothing was made.
+
+    What stat says of it is in `info` then.
+    """
     cdef uint64_t ino
     cdef int fd
-    cdef stat_t info
     cdef NewFile *file
     if mode & 0o7777 & ~PERMISSIONS or strncmp(name, WHITEOUT_PREFIX, strlen(WHITEOUT_PREFIX)) == 0:
         return 0
     fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & PERMISSIONS)
     if fd < 0:
         return 0
-    ino = number_of(info.st_ino) if own(fd, mode, uid, gid, &info) else 0
+    ino = number_of(info.st_ino) if own(fd, mode, uid, gid, info) else 0
     if not ino or files.count(ino):
         unlinkat(dir_fd, name, 0)
         close(fd)
@@ -101,15 +97,15 @@ cdef uint64_t create(
 
 
 cdef bint own(int fd, uint32_t mode, uint32_t uid, uint32_t gid, stat_t *info) noexcept nogil:
-    """What was made is its maker's, with the permissions that were asked for; what stat says of it is in `info`."""
+    """What was made is its maker's, with the permissions that were asked for."""
+    cdef bint other_owner, other_mode
     if fstat(fd, info) != 0:
         return False
-    if (info.st_uid != uid or info.st_gid != gid) and fchown(fd, uid, gid) != 0:
+    other_owner = info.st_uid != uid or info.st_gid != gid
+    other_mode = (info.st_mode ^ mode) & 0o7777 != 0
+    if other_owner and fchown(fd, uid, gid) != 0 or other_mode and fchmod(fd, mode & PERMISSIONS) != 0:
         return False
-    if (info.st_mode ^ mode) & 0o7777:
-        info.st_mode = (info.st_mode & ~<uint32_t>0o7777) | (mode & PERMISSIONS)
-        return fchmod(fd, mode & PERMISSIONS) == 0
-    return True
+    return not (other_owner or other_mode) or fstat(fd, info) == 0
 
 
 cdef bint open_new(NewFile *file, int dir_fd) noexcept nogil:

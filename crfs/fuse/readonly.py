@@ -13,6 +13,7 @@ from typing import Protocol
 import llfuse
 
 from crfs._native.index import Tree
+from crfs._native.listing import Listing
 from crfs._native.turns import hand_over, names_inodes, requester
 from crfs.fuse import reply
 from crfs.fuse.handler import handler
@@ -20,6 +21,7 @@ from crfs.fuse.requester import has_left, listable
 
 # a reply to readdir holds 4 KiB, and an entry takes 32 bytes at the least
 _ENTRIES_MAX = 128
+_ENTRY_MIN = 32
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _DIR = 0o040000
 # since 5.1 the kernel does without opendir
@@ -40,6 +42,8 @@ class ReadOnly(llfuse.Operations):
     Where that is possible, the kernel is told once that nothing needs to be opened: it then asks for no open and no
     release, and keeps what it has read of directories.
     """
+
+    opens_directories = False
 
     def __init__(self, tree: Tree, reader: Reader) -> None:
         super().__init__()
@@ -75,13 +79,34 @@ class ReadOnly(llfuse.Operations):
     def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
         return unopened(inode)
 
-    @handler
-    def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
+    def read_directory(self, inode: int, fh: int, off: int, size: int, plus: bool) -> bytes:
+        """See `session.Directories`."""
+        listing = Listing(size, plus)
+        for at, (name, number, mode) in enumerate(self._names(inode, off, size // _ENTRY_MIN), start=off):
+            if not listing.has_room(name):
+                break
+            if plus and at > 1:
+                self._add(listing, name, at + 1, number)
+            else:
+                listing.add(name, at + 1, number, mode)
+        return listing.taken_bytes()
+
+    def _add(self, listing: Listing, name: bytes, off: int, inode: int) -> None:
+        mode, nlink, uid, gid, rdev, size, mtime_ns = self._tree.attributes(inode)
+        forever, times, blocks = reply.FOREVER_SECONDS, (mtime_ns,) * 3, (size + 511) // 512
+        listing.add_known(
+            name, off, inode, forever, forever, mode, nlink, uid, gid, rdev, size, blocks, *times
+        )
+
+    def _names(self, inode: int, off: int, count: int) -> list[tuple[bytes, int, int]]:
         names: list[tuple[bytes, int, int]] = []
         if off < 2:
-            names = [(b".", fh, _DIR), (b"..", self._tree.parent(fh), _DIR)][off:]
-        names += self._tree.entries(fh, max(off - 2, 0), _ENTRIES_MAX)
-        return self._dirents(names, off)
+            names = [(b".", inode, _DIR), (b"..", self._tree.parent(inode), _DIR)][off:]
+        return names + self._tree.entries(inode, max(off - 2, 0), count)
+
+    @handler
+    def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
+        return self._dirents(self._names(fh, off, _ENTRIES_MAX), off)
 
     def _dirents(
         self, names: Sequence[tuple[bytes, int, int]], off: int

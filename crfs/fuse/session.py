@@ -13,9 +13,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import llfuse
 
+from crfs._native import answers
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
 
@@ -28,11 +30,36 @@ NETWORK_WORKERS = 64
 DISK_WORKERS = 4
 # what the workers have to return in once everything that they wait for has been told to fail
 _STOP_SECONDS = 5
+# what libfuse asks for at the start in ways that only it knows
+_NEGOTIATED = (
+    "async_read",
+    "congestion_threshold",
+    "max_background",
+    "max_readahead",
+    "max_write",
+    "sync_read",
+)
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+
+@runtime_checkable
+class Directories(Protocol):
+    """Operations that tell of directories without llfuse: names and, with `plus`, what lookups of them would say.
+
+    `opens_directories`: each is opened, every time with another handle; else `fh` says nothing. `off`: after how many
+    names. At most `size` bytes, as crfs._native.listing makes them; OSError.
+    """
+
+    opens_directories: bool
+
+    def read_directory(self, inode: int, fh: int, off: int, size: int, plus: bool, /) -> bytes: ...
 
 
 def open_session(operations: llfuse.Operations, mountpoint: Path, options: Sequence[str]) -> None:
     """Mount. MountError with libfuse's own words where it can't be."""
+    if isinstance(operations, Directories):
+        plus = not any(option.startswith(_NEGOTIATED) for option in options)
+        answers.serve_directories(operations.read_directory, operations.opens_directories, plus)
     with _captured_stderr() as said:
         try:
             llfuse.init(operations, str(mountpoint), list(options))

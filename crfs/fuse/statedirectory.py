@@ -14,6 +14,7 @@ from typing import Any
 
 import llfuse
 
+from crfs._native.listing import Listing
 from crfs.fuse.handler import handler
 from crfs.fuse.reply import BLOCK, FOREVER_SECONDS
 
@@ -119,6 +120,22 @@ class StateDirectory(llfuse.Operations):
     @handler
     def opendir(self, inode: int, ctx: llfuse.RequestContext) -> int:
         return inode if inode >= FIRST else int(self._inner.opendir(inode, ctx))
+
+    @property
+    def opens_directories(self) -> bool:
+        """See `session.Directories`."""
+        return bool(self._inner.opens_directories)
+
+    def read_directory(self, inode: int, fh: int, off: int, size: int, plus: bool) -> bytes:
+        """See `session.Directories`."""
+        if inode < FIRST:
+            return bytes(self._inner.read_directory(inode, fh, off, size, plus))
+        listing = Listing(size, plus)
+        for name, dirent, next_off in self._dirents(off):
+            if not listing.has_room(name):
+                break
+            listing.add(name, next_off, dirent.st_ino, dirent.st_mode)
+        return listing.taken_bytes()
 
     @handler
     def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:

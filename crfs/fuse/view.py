@@ -1,10 +1,12 @@
 """How an overlay is shown: ids, link counts, extended attributes, and for how long the kernel may believe it."""
 
+import stat
 from typing import Protocol
 
 from msgspec import Struct
 
 from crfs.fuse.reply import FOREVER_SECONDS
+from crfs.overlay.attributes import Attributes
 
 
 class Ids(Protocol):
@@ -34,6 +36,10 @@ class View(Struct, frozen=True):
     static_nlink: bool = False
     xattrs: bool = True
     timeout_seconds: float = FOREVER_SECONDS
+
+    def nlink(self, shown: Attributes) -> int:
+        """How many links are shown."""
+        return 1 if self.static_nlink and stat.S_ISDIR(shown.mode) else shown.nlink
 
     @property
     def is_plain(self) -> bool:

@@ -7,7 +7,6 @@ system calls on names and attributes cost less than giving it up and getting it 
 import errno
 import functools
 import itertools
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -15,18 +14,19 @@ import llfuse
 
 from crfs._native import answers
 from crfs._native.turns import hand_over
+from crfs.fuse.directories import Directories, list_names
 from crfs.fuse.handler import handler
 from crfs.fuse.reply import no_entry
 from crfs.fuse.requester import is_dying, listable
 from crfs.fuse.view import View
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.files import Changes
+from crfs.overlay.lookup import Listed
 from crfs.overlay.node import Node
 from crfs.overlay.overlay import SMALL, Overlay
 from crfs.overlay.ownership import Owner
 
 R = TypeVar("R")
-_DIR = stat.S_IFDIR
 # When an answer about a directory crosses a change in it, the kernel may take the old times for the new ones. It
 # counts the versions of what is written to, but not of directories: these are asked about again.
 _DIRECTORY_SECONDS = 1.0
@@ -41,6 +41,8 @@ def _unlocked(work: Callable[[], R]) -> R:
 class Writable(llfuse.Operations):
     """The handlers."""
 
+    opens_directories = True
+
     def __init__(self, overlay: Overlay, view: View) -> None:
         super().__init__()
         self._overlay = overlay
@@ -53,7 +55,8 @@ class Writable(llfuse.Operations):
         self._handles = itertools.count(1)
         # handle -> node, and the thread that opened it
         self._files: dict[int, tuple[Node, int]] = {}
-        self._dirs: dict[int, tuple[int, list[tuple[bytes, int, int]]]] = {}
+        self._dirs: dict[int, tuple[int, list[Listed]]] = {}
+        self.read_directory = Directories(overlay, view, self._directory_seconds).read
         if overlay.is_plain and view.is_plain:
             answers.allow(view.timeout_seconds, self._directory_seconds, overlay.numbers_are_own)
 
@@ -65,7 +68,7 @@ class Writable(llfuse.Operations):
         made.entry_timeout = view.timeout_seconds
         made.attr_timeout = self._directory_seconds if node.is_dir else view.timeout_seconds
         made.st_mode = shown.mode
-        made.st_nlink = 1 if view.static_nlink and stat.S_ISDIR(shown.mode) else shown.nlink
+        made.st_nlink = view.nlink(shown)
         made.st_uid = view.uids.to_shown(shown.uid)
         made.st_gid = view.gids.to_shown(shown.gid)
         made.st_rdev = shown.rdev
@@ -246,19 +249,16 @@ class Writable(llfuse.Operations):
     def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
         inode, names = self._dirs[fh]
         if off == 0:
-            # as it is now; what comes and goes while it is read is shown or not, but nothing is left out
-            listed = self._overlay.list(inode)
-            above = self._overlay.parent(inode)
-            names = [(b".", inode, _DIR), (b"..", above, _DIR), *listed]
+            names = list_names(self._overlay, inode)
             self._dirs[fh] = inode, names
         return self._dirents(names, off)
 
     def _dirents(
-        self, names: Sequence[tuple[bytes, int, int]], off: int
+        self, names: Sequence[Listed], off: int
     ) -> Iterator[tuple[bytes, llfuse.EntryAttributes, int]]:
         dirent = self._dirent
         for at in range(off, len(names)):
-            name, dirent.st_ino, dirent.st_mode = names[at]
+            name, dirent.st_ino, dirent.st_mode, _ = names[at]
             yield name, dirent, at + 1
 
     @handler
@@ -267,7 +267,8 @@ class Writable(llfuse.Operations):
 
     @handler
     def fsyncdir(self, fh: int, datasync: bool) -> None:
-        inode, _ = self._dirs[fh]
+        # what was not opened by llfuse comes with the inode for a handle
+        inode, _ = self._dirs.get(fh, (fh, []))
         self._fsync(self._overlay.node(inode), datasync)
 
     @handler

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from crfs._native.copies import copy_plain
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.lookup import Lookup
 from crfs.overlay.lower import GivenUp, Lower, OpenFile, OpenLower
-from crfs.overlay.marks import is_private
+from crfs.overlay.marks import NUMBER, is_private
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
 from crfs.overlay.numbers import Numbers
 from crfs.overlay.upper import Upper
@@ -30,11 +31,15 @@ _ZEROS = bytes(_BLOCK)
 
 
 class Prepared(Struct):
-    """A copy of a file in the work directory, open for reading and writing; whether it says what its number is."""
+    """A copy of a file in the work directory, open for reading and writing; whether it says what its number is.
+
+    `ino`: its own number there.
+    """
 
     staged: bytes
     fd: int
     marked: bool
+    ino: int
 
 
 class CopyUp:
@@ -76,7 +81,8 @@ class CopyUp:
             self._upper.ownership.mknod(work, staged, stat.S_IFMT(shown.mode) | 0o600, shown.rdev)
         try:
             marked = self._dress(node, b"/proc/self/fd/%d/%s" % (work, staged), shown)
-            if not self._place(node, staged, marked):
+            info = os.stat(staged, dir_fd=work, follow_symlinks=False)
+            if not self._place(node, staged, marked, info.st_ino):
                 self._keep_nameless(node, staged)
         except OSError:
             self._upper.discard(staged)
@@ -109,20 +115,18 @@ class CopyUp:
         os.utime(copy, ns=(shown.atime_ns, shown.mtime_ns), follow_symlinks=is_open)
         return marked
 
-    def _place(self, node: Node, staged: bytes, marked: bool) -> bool:
+    def _place(self, node: Node, staged: bytes, marked: bool, ino: int) -> bool:
         """Give a staged copy every name of the node; whether there is any."""
         places = self._lookup.links.places(node)
         for parent, _ in places:
             self.directory(parent)
         if not places:
             return False
-        info = os.stat(staged, dir_fd=self._upper.work_fd, follow_symlinks=False)
         if len(places) == 1:
-            with self._upper.times_kept(places[0][0]):
-                self._upper.place(staged, *places[0])
+            self._upper.place_quietly(staged, *places[0])
         else:
             self._link_staged(staged, places)
-        self._table.set_upper(node, info.st_ino)
+        self._table.set_upper(node, ino)
         if not marked:
             self._table.remember(node)
         return True
@@ -179,6 +183,10 @@ class CopyUp:
             lower.names(found.key)
         shown = self._lookup.attributes(node)
         staged = self._upper.staged_name()
+        if is_new and size >= shown.size and isinstance(source, OpenFile):
+            copied = self._copy_plain(node, source, staged)
+            if copied is not None:
+                return copied
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         mode = self._upper.ownership.backing_mode(0o600)
         fd = os.open(staged, flags, mode, dir_fd=self._upper.work_fd)
@@ -190,7 +198,15 @@ class CopyUp:
             os.close(fd)
             self._upper.discard(staged)
             raise
-        return Prepared(staged, fd, marked)
+        return Prepared(staged, fd, marked, os.fstat(fd).st_ino)
+
+    def _copy_plain(self, node: Node, source: OpenFile, staged: bytes) -> Prepared | None:
+        """The copy of what is no more than most files are; None where it is not."""
+        if not (source.plain and len(node.lowers) == 1 and self._upper.ownership.is_plain):
+            return None
+        mark = self._upper.prefix + NUMBER
+        copied = copy_plain(source.fd, self._upper.work_fd, staged, mark, self._lookup.number_mark(node))
+        return None if copied is None else Prepared(staged, copied[0], copied[2], copied[1])
 
     def commit(self, node: Node, prepared: Prepared) -> None:
         """Put a prepared copy in its place, unless somebody was quicker; a nameless file gets it all the same."""
@@ -202,7 +218,7 @@ class CopyUp:
                 os.close(prepared.fd)
                 self._upper.discard(prepared.staged)
                 return
-            if not self._place(node, prepared.staged, prepared.marked):
+            if not self._place(node, prepared.staged, prepared.marked, prepared.ino):
                 self._keep_nameless(node, prepared.staged)
         except OSError:
             os.close(prepared.fd)

@@ -26,6 +26,7 @@ def detach(directory: Node, lookup: Lookup, upper: Upper) -> None:
     upper.mark(upper.path(directory), b"opaque", b"y")
     for each in below:
         each.lowers, each.redirect, each.impure = [], None, True
+        upper.know_directory(each)
         # the kernel would list them
         upper.remove_whiteouts(each)
 
@@ -36,7 +37,7 @@ def _merged(directory: Node, lookup: Lookup) -> Iterator[Node]:
     while pending:
         found = pending.pop()
         yield found
-        for name, _, mode in lookup.list(found):
+        for name, _, mode, _ in lookup.list(found):
             child = lookup.find(found, name) if stat.S_ISDIR(mode) else None
             if child is not None and child.lowers and child.redirect is None:
                 pending.append(child)

@@ -163,8 +163,18 @@ class Files:
 
     def change(self, node: Node, changes: Changes, given_up: GivenUp) -> Attributes:
         """Change attributes; what stat shows afterwards."""
-        if not node.upper or changes.size is not None:
+        if node.upper and changes.size is None:
+            return self._change(node, changes)
+        with self._lock:
+            # a copy stays open until it is changed
+            node.opens += 1
+        try:
             self.copy_up(node, given_up, changes.size)
+            return self._change(node, changes)
+        finally:
+            self.release(node)
+
+    def _change(self, node: Node, changes: Changes) -> Attributes:
         with self._lock:
             if changes.size is not None:
                 self._truncate(node, changes.size)
@@ -179,7 +189,7 @@ class Files:
     def _chown(self, node: Node, uid: int | None, gid: int | None) -> None:
         """A change of owner takes setuid and setgid away from files on disk; what is to go, the kernel says itself."""
         assert self._upper is not None
-        path, follow = self._upper.reach(node)
+        path, follow = self._upper.grasp(node)
         owner = -1 if uid is None else uid, -1 if gid is None else gid
         self._upper.ownership.chown(path, *owner, follow=follow)
         if node.mode & (stat.S_ISUID | stat.S_ISGID) and node.is_file:
@@ -187,7 +197,7 @@ class Files:
 
     def _chmod(self, node: Node, mode: int) -> None:
         assert self._upper is not None
-        path, follow = self._upper.reach(node)
+        path, follow = self._upper.grasp(node)
         self._upper.ownership.chmod(path, mode, follow=follow)
         node.mode = mode
         if node.is_dir:
@@ -200,7 +210,7 @@ class Files:
             shown = self._lookup.attributes(node)
             atime_ns = shown.atime_ns if atime_ns is None else atime_ns
             mtime_ns = shown.mtime_ns if mtime_ns is None else mtime_ns
-        path, follow = self._upper.reach(node)
+        path, follow = self._upper.grasp(node)
         os.utime(path, ns=(atime_ns, mtime_ns), follow_symlinks=follow)
 
     def _truncate(self, node: Node, size: int) -> None:

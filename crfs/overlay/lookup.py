@@ -29,6 +29,9 @@ from crfs.overlay.node import Node, NodeTable, Part, origin_of
 from crfs.overlay.numbers import Numbers
 from crfs.overlay.upper import Upper
 
+# a name, its number and mode, and what a lower tree has under it where that is all that it means
+Listed = tuple[bytes, int, int, Part | None]
+
 
 class _Says(enum.Enum):
     NOTHING_IS_THERE = enum.auto()
@@ -197,11 +200,9 @@ class Lookup:
             is_dir = stat.S_ISDIR(found.mode)
             if found_parts and not is_dir:
                 break
-            found_parts.append((lower, found))
             if not is_dir:
-                if stat.S_ISREG(found.mode) and lower is not self._lowers[-1]:
-                    found_parts += self._lower_data(found_parts[-1], parents[at + 1 :], name)
-                break
+                return self._with_data((lower, found), parents, name)
+            found_parts.append((lower, found))
             marks = lower.marks(found.handle)
             if marks is PLAIN:
                 continue
@@ -212,6 +213,14 @@ class Lookup:
                 found_parts += [part for part in rest if stat.S_ISDIR(part[1].mode)]
                 break
         return found_parts
+
+    def _with_data(self, part: Part, parents: list[Part], name: bytes) -> list[Part]:
+        """What is no directory, and what has its bytes if it has not."""
+        lower, found = part
+        if not stat.S_ISREG(found.mode) or lower is self._lowers[-1]:
+            return [part]
+        below = [parent for parent in parents if self._numbers.place(parent[0]) > self._numbers.place(lower)]
+        return [part, *self._lower_data(part, below, name)]
 
     def _below(self, lower: Lower) -> list[Lower]:
         return self._lowers[self._numbers.place(lower) + 1 :]
@@ -276,32 +285,38 @@ class Lookup:
             return replace(shown, nlink=0)
         return _merged(shown) if len(node.lowers) > 1 and node.is_dir else shown
 
-    def list(self, node: Node) -> list[tuple[bytes, int, int]]:
-        """(name, number, mode) of a directory's names, in no order."""
-        names: dict[bytes, tuple[int, int]] = {}
+    def list(self, node: Node) -> list[Listed]:
+        """A directory's names, in no order."""
+        names: dict[bytes, tuple[int, int, Part | None]] = {}
         hidden: set[bytes] = set()
         if node.upper and self._upper:
             for name, number, mode, whiteout in self._upper.entries(node):
                 if whiteout:
                     hidden.add(name)
                 elif name not in node.children:
-                    names[name] = self._listed_number(node, name, number, mode), mode
+                    names[name] = self._listed_number(node, name, number, mode), mode, None
                 else:
-                    names[name] = 0, mode
+                    names[name] = 0, mode, None
         for lower, directory in node.lowers:
             gone = []
             for name, found in lower.entries(directory.handle, hidden | names.keys()):
                 if found.whiteout:
                     gone.append(name)
                 else:
-                    names[name] = self._numbers.lower((lower, found)), found.mode
+                    names[name] = self._numbers.lower((lower, found)), found.mode, (lower, found)
             hidden.update(gone)
         known = node.children
         return [
-            (name, known[name].ino if name in known else number, mode)
-            for name, (number, mode) in names.items()
+            (name, known[name].ino if name in known else number, mode, part)
+            for name, (number, mode, part) in names.items()
             if not name.startswith(WHITEOUT_PREFIX)
         ]
+
+    def find_listed(self, parent: Node, name: bytes, part: Part | None) -> Node | None:
+        """What find() finds, where `part` is what list() has just said of a name."""
+        if part is None or part[1].shown is None or stat.S_ISDIR(part[1].mode) or name in parent.children:
+            return self.find(parent, name)
+        return self._lower_node(parent, name, self._with_data(part, parent.lowers, name))
 
     def _listed_number(self, parent: Node, name: bytes, ino: int, mode: int) -> int:
         """The number that an upper object will have once it is looked up."""

@@ -191,9 +191,10 @@ class ImageLower:
 
 
 class OpenFile(Struct, frozen=True):
-    """A file of this machine."""
+    """A file of this machine. `plain`: it has on disk what it shows."""
 
     fd: int
+    plain: bool = False
 
     def read(self, off: int, size: int, given_up: GivenUp) -> bytes:
         return os.pread(self.fd, size, off)
@@ -316,7 +317,8 @@ class DirectoryLower:
                 if info is None:
                     continue
                 is_typed = not (self.is_recorded and stat.S_ISREG(info.st_mode))
-                yield name, self._found(path, info, info.st_mode if is_typed else 0)
+                shown = None if self.is_recorded else attributes_of(info)
+                yield name, self._found(path, info, info.st_mode if is_typed else 0, shown)
         finally:
             os.close(fd)
 
@@ -376,7 +378,8 @@ class DirectoryLower:
     def open(self, handle: bytes) -> OpenLower:
         """A file to read from."""
         fd, path = self._reach(handle)
-        return OpenFile(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd))
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return OpenFile(os.open(path, flags, dir_fd=fd), not self.is_recorded)
 
 
 def open_directory(path: bytes) -> DirectoryLower:

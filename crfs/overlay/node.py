@@ -34,6 +34,8 @@ class Node:
         "held_fd",
         "impure",
         "ino",
+        "is_dir",
+        "is_file",
         "lower_file",
         "lowers",
         "mode",
@@ -54,6 +56,8 @@ class Node:
     def __init__(self, ino: int, mode: int, parent: "Node | None", name: bytes | None) -> None:
         self.ino = ino
         self.mode = mode
+        # a regular one
+        self.is_dir, self.is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
         self.parent = parent
         self.name = name
         self.others: list[tuple[Node, bytes]] = []
@@ -83,16 +87,6 @@ class Node:
         """All names that have been met."""
         met = [] if self.parent is None or self.name is None else [(self.parent, self.name)]
         return met + self.others
-
-    @property
-    def is_dir(self) -> bool:
-        """Whether it is a directory."""
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it is a regular file."""
-        return stat.S_ISREG(self.mode)
 
     @property
     def is_orphan(self) -> bool:

@@ -18,10 +18,10 @@ from crfs.formats.overridestat import XattrPermissions
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
 from crfs.overlay.files import Files, know_file, let_go
-from crfs.overlay.lookup import Lookup
+from crfs.overlay.lookup import Listed, Lookup
 from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
 from crfs.overlay.namespace import Namespace
-from crfs.overlay.node import ROOT_INODE, Node, NodeTable
+from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Part
 from crfs.overlay.numbers import Numbers, PlainNumbers
 from crfs.overlay.ownership import Owner, upper_ownership
 from crfs.overlay.upper import Upper, open_upper
@@ -149,8 +149,18 @@ class Overlay:
         with self._lock:
             return (self.node(ino).parent or self._root).ino
 
-    def list(self, ino: int) -> list[tuple[bytes, int, int]]:
-        """(name, number, mode) of a directory's names."""
+    def unchanged(self) -> threading.RLock:
+        """Names stay what they are for as long as this is held."""
+        return self._lock
+
+    def lookup_listed(self, parent: int, name: bytes, part: Part | None) -> tuple[Node, Attributes] | None:
+        """The same as lookup(), where nothing has changed since list() has said `part` of a name."""
+        with self._lock:
+            node = self._lookup.find_listed(self.node(parent), name, part)
+            return None if node is None else self._referenced(node)
+
+    def list(self, ino: int) -> list[Listed]:
+        """A directory's names."""
         with self._lock:
             node = self.node(ino)
             if node.is_orphan:
@@ -225,7 +235,7 @@ class Overlay:
         merged = [directory.ino]
         try:
             for ino in merged:
-                for name, _, _ in self.list(ino):
+                for name, _, _, _ in self.list(ino):
                     found = self._copy_up_name(ino, name, given_up)
                     if found is not None:
                         merged.append(found.ino)

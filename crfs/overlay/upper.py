@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from crfs._native import answers
+from crfs._native.copies import place_quietly
 from crfs._native.status import Status, find_status
 from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
@@ -87,9 +88,10 @@ class Upper:
         return node.upper_fd
 
     def know_directory(self, node: Node) -> None:
-        """What shows nothing of the lower trees, if it is open, may be looked at and added to without us."""
-        if not node.lowers and node.upper_fd >= 0:
-            answers.know_directory(node.ino, node.upper_fd, bool(node.mode & stat.S_ISGID))
+        """What is open may be looked at without us, and added to if it shows nothing of the lower trees."""
+        if node.upper_fd >= 0:
+            setgid = bool(node.mode & stat.S_ISGID)
+            answers.know_directory(node.ino, node.upper_fd, bool(node.lowers), setgid)
 
     def open_directory(self, node: Node) -> int:
         """A new descriptor of an upper directory, for what dir_fd() is not good for: to be read, and synced."""
@@ -115,6 +117,7 @@ class Upper:
 
     def keep(self, node: Node) -> None:
         """A directory has been removed: what hold() opened stays open until the node is dropped."""
+        answers.forget(node.ino)
         self._kept.pop(node.ino, None)
 
     def let_go(self, node: Node) -> None:
@@ -207,6 +210,12 @@ class Upper:
             return b"/proc/self/fd/%d/." % node.upper_fd, False
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
+    def grasp(self, node: Node) -> tuple[bytes | int, bool]:
+        """The same, for calls that take descriptors too: that of a file that is open."""
+        if node.is_file and node.upper_fd >= 0:
+            return node.upper_fd, True
+        return self.reach(node)
+
     def readlink(self, node: Node) -> bytes:
         """A symbolic link's target."""
         if node.held_fd >= 0:
@@ -239,9 +248,12 @@ class Upper:
     def times_kept(self, parent: Node) -> Iterator[None]:
         """A directory's times stay what they were: a copy-up into it is no change of it."""
         fd = self.dir_fd(parent)
+        # nobody sees them in between
+        answers.forget(parent.ino)
         before = os.fstat(fd)
         yield
-        os.utime(b"/proc/self/fd/%d/." % fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(b".", ns=(before.st_atime_ns, before.st_mtime_ns), dir_fd=fd)
+        self.know_directory(parent)
 
     def place(self, staged: bytes, parent: Node, name: bytes) -> None:
         """Move what is staged to its place, over a whiteout or a file there; a directory goes over a whiteout too."""
@@ -251,6 +263,18 @@ class Upper:
         except NotADirectoryError:
             renameat2(self.work_fd, staged, parent_fd, name, EXCHANGE)
             self.discard(staged)
+
+    def place_quietly(self, staged: bytes, parent: Node, name: bytes) -> None:
+        """The same, as a copy-up, which is no change of the directory."""
+        fd = self.dir_fd(parent)
+        answers.forget(parent.ino)
+        try:
+            place_quietly(self.work_fd, staged, fd, name)
+        except NotADirectoryError:
+            with self.times_kept(parent):
+                self.place(staged, parent, name)
+        finally:
+            self.know_directory(parent)
 
     def has_whiteout(self, parent: Node, name: bytes) -> bool:
         """Whether the upper directory has a whiteout under a name."""

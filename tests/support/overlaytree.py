@@ -87,7 +87,7 @@ class OverlayTree:
     def listed(self, path: bytes) -> dict[bytes, int]:
         """Names and numbers, as their directory tells them."""
         with self.node(path) as node:
-            return {name: number for name, number, _ in self.overlay.list(node.ino)}
+            return {name: number for name, number, _, _ in self.overlay.list(node.ino)}
 
     def read(self, path: bytes) -> bytes:
         """A file's content."""

@@ -116,3 +116,72 @@ def test_a_directory_that_is_gone_shows_nothing(root: Path) -> None:
         assert os.fstat(fd).st_nlink == 0
     finally:
         os.close(fd)
+
+
+def test_a_file_stays_the_same_however_it_is_reached(root: Path, file: int) -> None:
+    new, number = root / "new", os.fstat(file).st_ino
+    os.write(file, b"written")
+    os.link(new / "file", new / "linked")
+    os.rename(new / "file", new / "moved")
+    for name in ("linked", "moved"):
+        info = (new / name).stat()
+        assert (info.st_ino, info.st_nlink, info.st_size) == (number, 2, 7)
+    with open(new / "linked", "ab") as other:
+        other.write(b" again")
+    assert os.pread(file, 100, 0) == b"written again"
+    assert {entry.name: entry.inode() for entry in os.scandir(new)} == {"linked": number, "moved": number}
+
+
+def test_a_file_without_a_name_can_be_used_until_it_is_closed(root: Path, file: int) -> None:
+    new, number = root / "new", os.fstat(file).st_ino
+    os.unlink(new / "file")
+    (new / "file").write_bytes(b"another one")
+    os.write(file, b"first")
+    os.fchmod(file, 0o4755)
+    os.setxattr(file, "user.name", b"value")
+    info = os.fstat(file)
+    assert (info.st_ino, info.st_nlink, stat.S_IMODE(info.st_mode)) == (number, 0, 0o4755)
+    assert os.pread(file, 100, 0) == b"first"
+    assert (new / "file").stat().st_ino != number
+    assert (new / "file").read_bytes() == b"another one"
+
+
+def test_what_is_closed_is_opened_and_removed_again(root: Path) -> None:
+    new = root / "new"
+    new.mkdir()
+    for round in range(3):
+        for number in range(50):
+            (new / f"{number}").write_bytes(b"%d" % number * 100)
+        os.rename(new / "0", new / "1")
+        assert sorted(os.listdir(new), key=int) == [str(number) for number in range(1, 50)]
+        assert (new / "1").read_bytes() == b"0" * 100
+        assert (new / "49").read_bytes() == b"49" * 100
+        for path in new.iterdir():
+            path.unlink()
+        assert os.listdir(new) == [], round
+    new.rmdir()
+
+
+def test_a_setgid_directory_hands_its_group_on(root: Path) -> None:
+    new = root / "new"
+    new.mkdir()
+    os.chown(new, 0, 34)
+    (new / "before").touch()
+    new.chmod(0o2775)
+    (new / "after").touch()
+    new.chmod(0o775)
+    assert [(new / name).stat().st_gid for name in ("before", "after")] == [0, 34]
+
+
+def test_what_is_listed_is_what_is_there(root: Path) -> None:
+    (root / "dir/new").write_bytes(b"new")
+    (root / "dir/below").unlink()
+    (root / "dir/below").symlink_to("new")
+    (root / "dir/inner").mkdir()
+    with os.scandir(root / "dir") as entries:
+        found = {entry.name: entry for entry in entries}
+    assert sorted(found) == ["below", "inner", "new"]
+    for name, entry in found.items():
+        info = (root / "dir" / name).lstat()
+        assert (entry.inode(), entry.is_symlink()) == (info.st_ino, name == "below")
+        assert entry.stat(follow_symlinks=False) == info

@@ -1,0 +1,146 @@
+"""A small file's copy, and its way to its place: what copy-up does to most files, with few steps back to Python.
+
+Whatever is out of the common run (extended attributes, holes) is left to who asks. The GIL is dropped; any thread.
+"""
+
+import os
+
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_RDWR
+    int O_CREAT
+    int O_EXCL
+    int O_CLOEXEC
+    int openat(int dir_fd, const char *name, int flags, ...)
+
+cdef extern from "<stdio.h>" nogil:
+    int renameat(int dir_fd, const char *name, int new_dir_fd, const char *new_name)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    int fchown(int fd, uint32_t uid, uint32_t gid)
+    int unlinkat(int dir_fd, const char *name, int flags)
+    ssize_t pread(int fd, void *data, size_t size, int64_t off)
+    ssize_t pwrite(int fd, const void *data, size_t size, int64_t off)
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        int64_t tv_sec
+        long tv_nsec
+
+cdef extern from "<sys/stat.h>" nogil:
+    cdef struct stat_t "stat":
+        uint64_t st_ino
+        uint32_t st_mode
+        uint32_t st_uid
+        uint32_t st_gid
+        int64_t st_size
+        int64_t st_blocks
+        timespec st_atim
+        timespec st_mtim
+    int fstat(int fd, stat_t *info)
+    int fchmod(int fd, uint32_t mode)
+    int futimens(int fd, const timespec *times)
+    int utimensat(int dir_fd, const char *name, const timespec *times, int flags)
+
+cdef extern from "<sys/xattr.h>" nogil:
+    ssize_t flistxattr(int fd, char *names, size_t size)
+    int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)
+
+cdef enum:
+    SIZE_MAX = 1 << 16
+    SECTOR = 512
+
+
+def copy_plain(int source_fd, int dir_fd, bytes name not None, bytes mark not None, bytes value not None):
+    """A new file `name` in a directory, with all that an open one has, and one extended attribute more.
+
+    (its descriptor, open for reading and writing; its inode number; whether it could be marked). None, and nothing was
+    made, where the file is not one of at most 64 KiB without holes and extended attributes. OSError.
+    """
+    cdef const char *at = name, *marked = mark, *marking = value
+    cdef size_t size = <size_t>len(value)
+    cdef stat_t info
+    cdef int fd, failed
+    cdef bint is_marked
+    with nogil:
+        if fstat(source_fd, &info) != 0 or not is_plain(source_fd, &info):
+            fd, failed = -1, 0
+        else:
+            fd = openat(dir_fd, at, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+            failed = errno if fd < 0 else fill(source_fd, fd, &info)
+            if fd >= 0 and failed:
+                unlinkat(dir_fd, at, 0)
+                close(fd)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    if fd < 0:
+        return None
+    with nogil:
+        is_marked = fsetxattr(fd, marked, marking, size, 0) == 0
+        failed = errno if dress(fd, &info) != 0 else 0
+        if failed:
+            unlinkat(dir_fd, at, 0)
+            close(fd)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return fd, info.st_ino, is_marked
+
+
+def place_quietly(int work_fd, bytes staged not None, int dir_fd, bytes name not None):
+    """Move a file into a directory, over what is there, with no change of the directory's times; OSError."""
+    cdef const char *old = staged, *new = name
+    cdef stat_t info
+    cdef timespec times[2]
+    cdef int failed = 0
+    with nogil:
+        if fstat(dir_fd, &info) != 0 or renameat(work_fd, old, dir_fd, new) != 0:
+            failed = errno
+        else:
+            times[0], times[1] = info.st_atim, info.st_mtim
+            # by name, since the descriptor may be an O_PATH one
+            failed = errno if utimensat(dir_fd, ".", times, 0) != 0 else 0
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+
+
+cdef bint is_plain(int fd, const stat_t *info) noexcept nogil:
+    return (
+        info.st_size <= SIZE_MAX
+        and info.st_blocks * SECTOR >= info.st_size
+        and flistxattr(fd, NULL, 0) == 0
+    )
+
+
+cdef int fill(int source_fd, int fd, const stat_t *info) noexcept nogil:
+    """0, or an errno. A source that has become shorter ends sooner."""
+    cdef char data[SIZE_MAX]
+    cdef int64_t off = 0
+    cdef ssize_t read, written
+    while off < info.st_size:
+        read = pread(source_fd, data, <size_t>min(info.st_size - off, <int64_t>SIZE_MAX), off)
+        if read <= 0:
+            return errno if read < 0 else 0
+        written = pwrite(fd, data, <size_t>read, off)
+        if written < 0:
+            return errno
+        off += written
+    return 0
+
+
+cdef int dress(int fd, stat_t *source) noexcept nogil:
+    """Owner, mode and times, in the order in which none undoes another; the copy's own inode number is in `source` then."""
+    cdef stat_t made
+    cdef timespec times[2]
+    if fstat(fd, &made) != 0:
+        return -1
+    source.st_ino = made.st_ino
+    if (made.st_uid != source.st_uid or made.st_gid != source.st_gid) and fchown(fd, source.st_uid, source.st_gid) != 0:
+        return -1
+    if fchmod(fd, source.st_mode & 0o7777) != 0:
+        return -1
+    times[0], times[1] = source.st_atim, source.st_mtim
+    return futimens(fd, times)
