@@ -47,7 +47,7 @@ def _short_starts(answer: Answer) -> str:
     )
     head = (
         "with",
-        *(f"by {case.link}" if case.link == case.name else case.link for case in answer.cases),
+        *(case.link for case in answer.cases),
         "fetched",
     )
     return "\n".join((circumstances, "", *_table(head, rows)))
