@@ -21,7 +21,9 @@ from crfs.fuse.requester import has_left, listable
 
 # a reply to readdir holds 4 KiB, and an entry takes 32 bytes at the least
 _ENTRIES_MAX = 128
+# in an answer of our own: without and with what a lookup would say
 _ENTRY_MIN = 32
+_ENTRY_PLUS_MIN = 160
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _DIR = 0o040000
 # since 5.1 the kernel does without opendir
@@ -82,7 +84,8 @@ class ReadOnly(llfuse.Operations):
     def read_directory(self, inode: int, fh: int, off: int, size: int, plus: bool) -> bytes:
         """See `session.Directories`."""
         listing = Listing(size, plus)
-        for at, (name, number, mode) in enumerate(self._names(inode, off, size // _ENTRY_MIN), start=off):
+        most = size // (_ENTRY_PLUS_MIN if plus else _ENTRY_MIN)
+        for at, (name, number, mode) in enumerate(self._names(inode, off, most), start=off):
             if not listing.has_room(name):
                 break
             if plus and at > 1:
