@@ -273,11 +273,11 @@ def serve_directories(read, bint opens, bint plus):
 
 def released_directories():
     """The handles of directories that have been closed since this was last asked."""
+    cdef vector[uint64_t] handles
     lock.lock()
-    handles = list(released_handles)
-    released_handles.clear()
+    handles.swap(released_handles)
     lock.unlock()
-    return handles
+    return list(handles)
 
 
 def take(uint64_t ino):
@@ -286,11 +286,20 @@ def take(uint64_t ino):
     (its number, the directory's, its name or None, its number on disk, mode, references, handles, a descriptor that is
     open for reading and writing, one that leads to it while it has no name; -1 for a descriptor that there is not).
     """
+    cdef NewFile *file
+    cdef NewFile taken
     lock.lock()
-    try:
-        return take_locked(ino)
-    finally:
+    file = find_new(ino)
+    if file == NULL:
         lock.unlock()
+        return None
+    taken = dereference(file)
+    leave(ino)
+    lock.unlock()
+    name = <bytes>taken.name if taken.named else None
+    return (
+        ino, taken.parent, name, taken.upper_ino, taken.mode, taken.nlookup, taken.opens, taken.fd, taken.held_fd
+    )  # fmt: skip
 
 
 def take_upper(uint64_t upper_ino):
@@ -301,8 +310,9 @@ def take_upper(uint64_t upper_ino):
 
 def is_new(uint64_t parent, bytes name not None) -> bool:
     """Whether what a directory has under a name was made here."""
+    cdef const char *at = name
     lock.lock()
-    found = find_named(parent, name) != 0
+    cdef bint found = find_named(parent, at) != 0
     lock.unlock()
     return found
 
@@ -310,18 +320,6 @@ def is_new(uint64_t parent, bytes name not None) -> bool:
 def handle_number(uint64_t fh):
     """The number of the file that a handle was given for here; None where it was not."""
     return fh & ~GIVEN if fh & GIVEN else None
-
-
-cdef take_locked(uint64_t ino):
-    cdef NewFile *file = find_new(ino)
-    if file == NULL:
-        return None
-    name = <bytes>file.name if file.named else None
-    taken = (
-        ino, file.parent, name, file.upper_ino, file.mode, file.nlookup, file.opens, file.fd, file.held_fd
-    )  # fmt: skip
-    leave(ino)
-    return taken
 
 
 cdef void keep(uint64_t ino, Known each) noexcept:
