@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import logging
 import os
 import re
 import signal
@@ -38,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if os.geteuid() != 0:
         sys.exit("python -m benches: needs root: it mounts and drops the kernel's caches")
+    # images that are built take minutes, and are told of
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("benches").setLevel(logging.INFO)
     adopt_orphans()
     for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
