@@ -78,6 +78,7 @@ LATE = {
     ("crfs.cli.main", "crfs.cli.commands"): "not for a mount that is handed over",
     ("crfs.cli.overlayfs", "crfs.cli.overlaycommand"): "not for a mount that is handed over",
     ("crfs.cli.background", "crfs.mount.daemon"): "not for a mount that is handed over",
+    ("crfs.fuse.unmount", "subprocess"): "most mounts are taken down by others",
     ("crfs.blobs.runtimeplace", "platformdirs"): "not for root",
     ("crfs.cli.background", "crfs.mount.warm"): "only the first mount leaves a warm process",
     ("crfs.cli.*", "crfs.cli.compose_*"): "--help and wrong uses answer before aiohttp is loaded",

@@ -28,7 +28,7 @@ from crfs.mount.joining import Door
 from crfs.mount.memory import settle
 from crfs.mount.server import Server, Uses
 from crfs.overlay.lower import ImageLower
-from crfs.overlay.overlay import UpperSpec
+from crfs.overlay.spec import UpperSpec
 
 _GONE_SECONDS = 0.1
 

@@ -16,7 +16,8 @@ from crfs.mount.memory import settle, tame_malloc
 from crfs.mount.mountpoint import claim
 from crfs.mount.writable import serve_overlay as serve
 from crfs.overlay.lower import Lower
-from crfs.overlay.overlay import Overlay, UpperSpec, check_directories
+from crfs.overlay.overlay import Overlay, check_directories
+from crfs.overlay.spec import UpperSpec
 
 
 def serve_overlay(request: OverlayRequest, ready: Callable[[], None]) -> None:

@@ -23,7 +23,8 @@ from crfs.mount.fuse import MountRequest
 from crfs.mount.memory import settle
 from crfs.mount.writable import serve_overlay, workers_for
 from crfs.overlay.lower import ImageLower, Lower
-from crfs.overlay.overlay import UpperSpec, check_directories
+from crfs.overlay.overlay import check_directories
+from crfs.overlay.spec import UpperSpec
 
 
 class Stack(Struct, frozen=True):

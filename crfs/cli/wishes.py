@@ -27,7 +27,7 @@ from crfs.mount.daemon import Ready, leave, start_daemon
 from crfs.mount.engines.choice import AUTO, Choice, fallen_back
 from crfs.mount.handover import DISABLE, IS_WARM, identity
 from crfs.mount.joining import Door, ask
-from crfs.overlay.overlay import UpperSpec
+from crfs.overlay.spec import UpperSpec
 
 if TYPE_CHECKING:
     import socket

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,14 +70,14 @@ def open_session(operations: llfuse.Operations, mountpoint: Path, options: Seque
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[Callable[[], str]]:
     """libfuse says why a mount failed on stderr and nowhere else."""
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lambda: os.pread(file.fileno(), 4096, 0).decode(errors="replace")
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    file, saved = os.memfd_create("stderr"), os.dup(2)
+    os.dup2(file, 2)
+    try:
+        yield lambda: os.pread(file, 4096, 0).decode(errors="replace")
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(file)
 
 
 def block_signals() -> None:

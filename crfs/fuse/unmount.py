@@ -1,7 +1,6 @@
 """Taking a mount down, as root or through fusermount(1). Does not need llfuse, or its server to be alive."""
 
 import os
-import subprocess
 from pathlib import Path
 
 from crfs.errors import MountError
@@ -9,6 +8,8 @@ from crfs.errors import MountError
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     """Unmount as root or through fusermount; MountError with its words where it refuses."""
+    import subprocess  # late: most mounts end without us
+
     command = ["umount"] if os.geteuid() == 0 else ["fusermount", "-u"]
     if lazy:
         command.append("-l" if os.geteuid() == 0 else "-z")

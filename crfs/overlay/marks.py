@@ -108,3 +108,15 @@ def _marks(path: bytes | int) -> Iterator[tuple[bytes, bytes]]:
         for prefix in _PREFIXES:
             if name.startswith(prefix):
                 yield name, name[len(prefix) :]
+
+
+def may_set_trusted(fd: int) -> bool:
+    """Whether `trusted.` attributes are ours to set: root's of a user namespace are not."""
+    try:
+        os.setxattr(fd, TRUSTED + b"opaque", b"n")
+        os.removexattr(fd, TRUSTED + b"opaque")
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -11,10 +11,7 @@ import stat
 import threading
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from crfs.errors import MountError
-from crfs.formats.overridestat import XattrPermissions
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
 from crfs.overlay.files import Files, know_file, let_go
@@ -24,27 +21,11 @@ from crfs.overlay.namespace import Namespace
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Part
 from crfs.overlay.numbers import Numbers, PlainNumbers
 from crfs.overlay.ownership import Owner, upper_ownership
+from crfs.overlay.spec import UpperSpec
 from crfs.overlay.upper import Upper, open_upper
 
 # bytes that are copied as quickly as others are let in meanwhile
 SMALL = 1 << 16
-
-
-class UpperSpec(Struct, frozen=True):
-    """Where changes go.
-
-    `volatile`: nothing is ever synced. `permissions`: where owner and mode are kept. `squashed`: all owners look
-    the same, so that one that can't be given is not missed. Without `redirects` directories that lower trees have a
-    part in can't be renamed.
-    """
-
-    upperdir: bytes
-    workdir: bytes
-    userxattr: bool = False
-    volatile: bool = False
-    permissions: XattrPermissions = XattrPermissions.OFF
-    squashed: bool = False
-    redirects: bool = True
 
 
 class Overlay:

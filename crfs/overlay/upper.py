@@ -25,6 +25,7 @@ from crfs.overlay.marks import (
     FileMarks,
     is_private,
     is_whiteout,
+    may_set_trusted,
     read_file_marks,
 )
 from crfs.overlay.node import Node
@@ -415,18 +416,6 @@ def open_upper(upper: bytes, work: bytes, root: Node, *, userxattr: bool) -> Upp
     work_fd = os.open(b"work", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=work_root)
     os.close(work_root)
     return Upper(fd, work_fd, root, userxattr=userxattr or not may_set_trusted(work_fd))
-
-
-def may_set_trusted(fd: int) -> bool:
-    """Whether `trusted.` attributes are ours to set: root's of a user namespace are not."""
-    try:
-        os.setxattr(fd, TRUSTED + b"opaque", b"n")
-        os.removexattr(fd, TRUSTED + b"opaque")
-    except PermissionError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _empty(fd: int) -> None:

@@ -21,8 +21,9 @@ from crfs.overlay.attributes import Attributes
 from crfs.overlay.files import Changes
 from crfs.overlay.lower import Lower, open_directory
 from crfs.overlay.node import ROOT_INODE, Node
-from crfs.overlay.overlay import Overlay, UpperSpec
+from crfs.overlay.overlay import Overlay
 from crfs.overlay.ownership import Owner
+from crfs.overlay.spec import UpperSpec
 
 
 def _never() -> bool:

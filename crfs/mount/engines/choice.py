@@ -12,7 +12,7 @@ from msgspec import Struct
 from crfs.errors import MountError
 
 if TYPE_CHECKING:
-    from crfs.overlay.overlay import UpperSpec
+    from crfs.overlay.spec import UpperSpec
 
 AUTO = "auto"
 

@@ -28,7 +28,7 @@ from crfs.mount.engines.overlayfs import held, mount_overlay, said, takes_metaco
 from crfs.mount.engines.unmounts import Unmounts
 from crfs.mount.fuse import MountRequest, announced, prepare, session_options
 from crfs.mount.mountpoint import find_mount
-from crfs.overlay.overlay import UpperSpec
+from crfs.overlay.spec import UpperSpec
 
 log = logging.getLogger(__name__)
 # an image's network and threads have ended by then

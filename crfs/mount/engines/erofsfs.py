@@ -9,7 +9,7 @@ from crfs.mount.engines import needs
 from crfs.mount.engines.kernel import MS_RDONLY, mount
 from crfs.mount.engines.loopdevice import CONTROL, loop_device
 from crfs.mount.engines.overlayfs import FUSE_ONLY, may_set_trusted_in, refused, used
-from crfs.overlay.overlay import UpperSpec
+from crfs.overlay.spec import UpperSpec
 
 # data-only layers of overlayfs
 _KERNEL = (6, 5)

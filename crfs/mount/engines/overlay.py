@@ -19,7 +19,7 @@ from crfs.mount.engines.overlayfs import held, mount_overlay, said
 from crfs.mount.engines.places import private_place
 from crfs.mount.fuse import MountRequest, announced, prepare, session_options
 from crfs.mount.mountpoint import find_mount
-from crfs.overlay.overlay import UpperSpec
+from crfs.overlay.spec import UpperSpec
 
 
 def serve_under_overlay(

@@ -12,8 +12,8 @@ from crfs.mount.engines import needs
 from crfs.mount.engines.kernel import DATA_MAX, MS_RDONLY, escaped, mount
 from crfs.mount.engines.places import private_place
 from crfs.mount.mountpoint import Mounted
-from crfs.overlay.overlay import UpperSpec
-from crfs.overlay.upper import may_set_trusted
+from crfs.overlay.marks import may_set_trusted
+from crfs.overlay.spec import UpperSpec
 
 log = logging.getLogger(__name__)
 # since when it may be mounted in a user namespace
