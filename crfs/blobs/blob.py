@@ -4,7 +4,7 @@ Coroutines run on the fetch loop's thread; everything else may be called from an
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # is handed bytes as they come; who waits in it holds up the transfer
 Sink = Callable[[bytes], Awaitable[None]]
+# is handed the blob offset of the bytes too
+PlacedSink = Callable[[int, bytes], None]
 
 
 class FetchedManifest(Struct, frozen=True):
@@ -58,6 +60,23 @@ class Blob(Protocol):
 
     def close(self) -> None:
         """Lets go of what the blob holds (a file descriptor); harmless when called twice; any thread."""
+        ...
+
+
+@runtime_checkable
+class SeveralRanges(Protocol):
+    """A blob that may be asked for several ranges at once."""
+
+    @property
+    def gives_several(self) -> bool:
+        """False once it is known that the server does not."""
+        ...
+
+    async def stream_ranges(self, ranges: Sequence[tuple[int, int]], sink: PlacedSink) -> None:
+        """Hand to `sink` what comes of ranges [start, end), ascending, in one request; each from its start on.
+
+        What a server does not give, for whatever reason, is left out without a word.
+        """
         ...
 
 

@@ -141,6 +141,8 @@ class Http:
         self.limits = limits or Limits()
         self.retry = retry or RetryPolicy()
         self.stats = Stats()
+        # hosts that do not give several ranges in one answer
+        self.one_range: set[str] = set()
         self._tls = tls or TlsSettings()
         self._session: aiohttp.ClientSession | None = None
 

@@ -4,12 +4,12 @@ Any thread.
 """
 
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from crfs.blobs.blob import Blob, Sink
+from crfs.blobs.blob import Blob, PlacedSink, SeveralRanges, Sink
 
 if TYPE_CHECKING:
     from crfs.blobs.fetchloop import FetchLoop
@@ -132,6 +132,18 @@ class LateBlob:
     async def stream_range(self, start: int, end: int, sink: Sink) -> None:
         """See `Blob.stream_range`."""
         await self._open().stream_range(start, end, sink)
+
+    @property
+    def gives_several(self) -> bool:
+        """See `SeveralRanges.gives_several`."""
+        blob = self._open()
+        return isinstance(blob, SeveralRanges) and blob.gives_several
+
+    async def stream_ranges(self, ranges: Sequence[tuple[int, int]], sink: PlacedSink) -> None:
+        """See `SeveralRanges.stream_ranges`."""
+        blob = self._open()
+        if isinstance(blob, SeveralRanges):
+            await blob.stream_ranges(ranges, sink)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """See `Blob.fetch_tail`."""

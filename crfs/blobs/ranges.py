@@ -6,20 +6,23 @@ Bytes are handed on as they come, so that what has come is decoded while the res
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from crfs.blobs.blob import Blob
+from crfs.blobs.blob import Blob, SeveralRanges
 from crfs.blobs.need import Need
 from crfs.blobs.pace import Pace
 
 # bytes that are read and dropped where that costs less than another request, within these bounds
 GAP_MIN, GAP_MAX = 16 << 10, 128 << 10
 MERGE_LIMIT = 8 << 20
+# ranges of one request for what is wanted ahead; those that are larger are asked for alone
+RANGES_MAX, RANGE_MAX = 24, 1 << 20
 # of a round trip: for what is wanted ahead, others may yet come that lie close to it
-LIKELY_WAITS = 1 / 8
+LIKELY_WAITS = 1 / 4
 CONNECTIONS = 6
 # of these, for what somebody waits for alone
 RESERVED = 2
@@ -101,6 +104,11 @@ class _Batch:
             pace.transferred(self._came - self._head, time.monotonic() - self._first)
 
     @property
+    def position(self) -> int:
+        """The offset in the blob of what comes next."""
+        return self.start + self._came
+
+    @property
     def whole(self) -> bool:
         """Whether all has come."""
         return self._came == self.end - self.start
@@ -122,7 +130,7 @@ class RangeFetcher:
     def __init__(self, connections: int = CONNECTIONS) -> None:
         self._free = connections
         self._queue: list[_Want] = []
-        self._running: dict[asyncio.Task[None], _Batch] = {}
+        self._running: dict[asyncio.Task[None], list[_Batch]] = {}
         self._woken = False
         self._pause: asyncio.TimerHandle | None = None
         self._paces: dict[str, Pace] = {}
@@ -172,12 +180,15 @@ class RangeFetcher:
     def let_go(self) -> None:
         """Whoever was to want what is held has come."""
         self._held.clear()
-        for want in (*self._queue, *(want for batch in self._running.values() for want in batch.wants)):
+        for want in (*self._queue, *(want for batch in self._batches() for want in batch.wants)):
             want.held = False
 
     def _batches(self) -> Iterator[_Batch]:
-        yield from self._running.values()
+        yield from self._under_way()
         yield from self._held
+
+    def _under_way(self) -> Iterator[_Batch]:
+        return itertools.chain.from_iterable(self._running.values())
 
     def _wake(self, need: Need, moment: float = 0.0) -> None:
         """After the other wants of this turn of the loop, so that they can be merged; if LIKELY, of a `moment`."""
@@ -190,7 +201,7 @@ class RangeFetcher:
 
     def hurry(self, blob: Blob, position: int) -> None:
         """A reader waits for the byte at `position`, which was wanted with less need."""
-        running = [want for batch in self._running.values() for want in batch.wants]
+        running = [want for batch in self._batches() for want in batch.wants]
         for want in (*self._queue, *running):
             if want.blob.name == blob.name and want.start <= position < want.end:
                 want.need = Need.READER
@@ -209,28 +220,29 @@ class RangeFetcher:
         self._queue = [want for want in self._queue if not want.result.done()]
         while (first := self._next()) is not None:
             self._free -= 1
-            batch = _Batch(self._take(first))
-            task = asyncio.ensure_future(self._run(batch))
-            self._running[task] = batch
+            batches = [_Batch(self._take(first)), *self._take_more(first)]
+            run = self._run(batches[0]) if len(batches) == 1 else self._run_together(batches)
+            task = asyncio.ensure_future(run)
+            self._running[task] = batches
             task.add_done_callback(self._finish)
-        needs = [want.need for want in self._queue] + [batch.need for batch in self._running.values()]
+        needs = [want.need for want in self._queue] + [batch.need for batch in self._under_way()]
         if min(needs, default=Need.REST) < Need.REST:
             self._calm.clear()
         else:
             self._calm.set()
-        for batch in self._running.values():
+        for batch in self._under_way():
             if self._calm.is_set() or batch.need < Need.REST:
                 batch.may_go.set()
             else:
                 batch.may_go.clear()
 
     def _finish(self, task: asyncio.Task[None]) -> None:
-        batch = self._running.pop(task)
-        if any(want.held for want in batch.wants) and not task.cancelled() and batch.whole:
-            self._held.append(batch)
-        if not batch.whole:
-            # those of a task that was cancelled before it began must not wait for ever
-            batch.fail(asyncio.CancelledError())
+        for batch in self._running.pop(task):
+            if any(want.held for want in batch.wants) and not task.cancelled() and batch.whole:
+                self._held.append(batch)
+            if not batch.whole:
+                # those of a task that was cancelled before it began must not wait for ever
+                batch.fail(asyncio.CancelledError())
         self._free += 1
         self._pump()
 
@@ -270,6 +282,21 @@ class RangeFetcher:
         self._queue = [want for want in self._queue if want not in batch]
         return batch
 
+    def _take_more(self, first: _Want) -> Iterator[_Batch]:
+        """What else is wanted ahead of a blob, in small ranges that can be asked for in the same request."""
+        blob = first.blob
+        if not (self._is_small(first, first) and isinstance(blob, SeveralRanges) and blob.gives_several):
+            return
+        for _ in range(RANGES_MAX - 1):
+            more = next((want for want in self._queue if self._is_small(want, first)), None)
+            if more is None:
+                return
+            yield _Batch(self._take(more))
+
+    def _is_small(self, want: _Want, first: _Want) -> bool:
+        both_small = max(want.end - want.start, first.end - first.start) <= RANGE_MAX
+        return both_small and want.need is Need.LIKELY and want.blob.name == first.blob.name
+
     def _may_join(self, want: _Want, first: _Want) -> bool:
         """Whether a want may travel with `first`: the completion of an image holds up nobody."""
         return want.blob.name == first.blob.name and (want.need is Need.REST) == (first.need is Need.REST)
@@ -279,6 +306,35 @@ class RangeFetcher:
         host = blob.name.partition("/")[0]
         return self._paces.setdefault(host, Pace())
 
+    async def _run_together(self, batches: list[_Batch]) -> None:
+        """In one request, and in one each what that does not bring."""
+        blob = batches[0].wants[0].blob
+        assert isinstance(blob, SeveralRanges)
+        by_place = {batch.start: batch for batch in batches}
+
+        def sink(off: int, piece: bytes) -> None:
+            batch = by_place.pop(off)
+            batch.add(piece)
+            if not batch.whole:
+                by_place[batch.position] = batch
+
+        try:
+            await blob.stream_ranges(sorted((batch.start, batch.end) for batch in batches), sink)
+        except BaseException as error:
+            for batch in batches:
+                batch.fail(error)
+            raise
+        for batch in batches:
+            if batch.whole:
+                batch.finish(self.pace(blob))
+        few = asyncio.Semaphore(CONNECTIONS - RESERVED)
+
+        async def run(batch: _Batch) -> None:
+            async with few:
+                await self._run(batch)
+
+        await asyncio.gather(*(run(batch) for batch in batches if not batch.whole))
+
     async def _run(self, batch: _Batch) -> None:
         async def sink(piece: bytes) -> None:
             batch.add(piece)
@@ -286,7 +342,7 @@ class RangeFetcher:
 
         blob = batch.wants[0].blob
         try:
-            await blob.stream_range(batch.start, batch.end, sink)
+            await blob.stream_range(batch.position, batch.end, sink)
         except BaseException as error:
             # also CancelledError: whoever waits must not wait for ever
             batch.fail(error)

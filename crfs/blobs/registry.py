@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from crfs.blobs.blob import FetchedManifest, Sink
+from crfs.blobs.blob import FetchedManifest, PlacedSink, Sink
 from crfs.blobs.endpoint import Access, RegistryEndpoint
 from crfs.blobs.fetchloop import again_if_damaged
 from crfs.blobs.http import Response
@@ -144,6 +144,15 @@ class RegistryBlob:
             await sink(piece)
 
         await first_of(self._order, lambda resource: resource.stream_range(position, end, count))
+
+    @property
+    def gives_several(self) -> bool:
+        """See `SeveralRanges.gives_several`."""
+        return self._order[0].gives_several
+
+    async def stream_ranges(self, ranges: Sequence[tuple[int, int]], sink: PlacedSink) -> None:
+        """See `SeveralRanges.stream_ranges`; the place that answered last is asked."""
+        await self._order[0].stream_ranges(ranges, sink)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """See `Blob.fetch_tail`."""

@@ -8,16 +8,17 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec import Struct
 
-from crfs.blobs.blob import Sink
+from crfs.blobs.blob import PlacedSink, Sink
 from crfs.blobs.http import Http, Response
+from crfs.blobs.multipart import Parts, parse_boundary
 from crfs.blobs.transport import RetryPolicy, TransientError, translated
-from crfs.errors import TransportError
+from crfs.errors import CrfsError, TransportError
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class HttpResource:
         self._retry = retry
         self._etag: str | None = None
         self._warned = False
+        self._host = name.partition("/")[0]
         # its digest, of a registry's
         _, at, digest = name.rpartition("@sha")
         self._blob = f"sha{digest}" if at else name
@@ -112,6 +114,46 @@ class HttpResource:
                 if position - before >= PROGRESS_MIN:
                     retries.progressed()
                 await retries.wait(error)
+
+    @property
+    def gives_several(self) -> bool:
+        """See `SeveralRanges.gives_several`."""
+        return self._host not in self._http.one_range
+
+    async def stream_ranges(self, ranges: Sequence[tuple[int, int]], sink: PlacedSink) -> None:
+        """What comes of several ranges; see `SeveralRanges.stream_ranges`."""
+        spans = ",".join(f"{start}-{_last(end)}" for start, end in ranges)
+        try:
+            size = sum(end - start for start, end in ranges)
+            with translated(f"{self._name}: {len(ranges)} ranges"):
+                async with (
+                    asyncio.timeout(self._http.limits.span_seconds(size)),
+                    self._open({"Range": f"bytes={spans}"}) as response,
+                ):
+                    await self._hand_on_parts(response, dict(ranges), sink)
+        except CrfsError as error:
+            # whoever wants the rest finds out by himself
+            logger.info("%s", error)
+
+    async def _hand_on_parts(self, response: Response, missing: dict[int, int], sink: PlacedSink) -> None:
+        """The parts of an answer; `missing` are ends of ranges by what is to come next of them."""
+        boundary = parse_boundary(response.headers.get("Content-Type"))
+        if response.status != 206 or boundary is None:
+            if response.status in (200, 206):
+                self._http.one_range.add(self._host)
+            return
+        self._check_pin(response)
+        parts = Parts(boundary)
+        async with contextlib.aclosing(response.iter_body()) as pieces:
+            async for piece in pieces:
+                self._http.stats.received_of(self._blob, len(piece))
+                for off, part in parts.feed(piece):
+                    end = missing.pop(off, 0)
+                    if off + len(part) > end:
+                        raise TransportError(f"{response.what}: bytes from {off} on, which nobody asked for")
+                    if off + len(part) < end:
+                        missing[off + len(part)] = end
+                    sink(off, part)
 
     async def fetch_tail(self, size: int) -> tuple[bytes, int]:
         """The last min(size, total) bytes and the total; see `Blob.fetch_tail`."""

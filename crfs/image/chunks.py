@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 2
 # decoded bytes that may wait to be written to the disk cache; with more, whoever decodes writes them itself
 _BACKLOG_MAX = 16 << 20
+# members that nobody wants yet are decoded so many at a time, so that others come in between
+_ALONG_AT_ONCE = 4
 
 
 class _Begun:
@@ -49,11 +51,13 @@ class _Begun:
 class _Member:
     """A compressed member on its way: it is fetched, and then decoded once, by whoever comes first."""
 
-    __slots__ = ("attempt", "begun", "chunks", "claimed", "data", "flights", "need")
+    __slots__ = ("along", "attempt", "begun", "chunks", "claimed", "data", "flights", "need")
 
-    def __init__(self, chunks: list[Chunk], need: Need) -> None:
+    def __init__(self, chunks: list[Chunk], need: Need, along: bool = False) -> None:
         self.chunks = chunks
         self.need = need
+        # whether it only travels with another one
+        self.along = along
         self.flights: dict[int, Future[bytes]] = {chunk.id: Future() for chunk in chunks}
         self.data: memoryview | None = None
         self.claimed = False
@@ -102,6 +106,8 @@ class ChunkLoader:
         self._pool = pool
         self._idle = idle
         self._backlog = 0
+        # what has come without being wanted, and is not decoded yet
+        self._along: deque[_Member] = deque()
         self._lock = threading.Lock()
         # by chunk
         self._members: dict[int, _Member] = {}
@@ -137,11 +143,14 @@ class ChunkLoader:
                 members = self._claim_locked(chunk, along)
                 wanted = self._members[chunk]
             late = wanted.need > need
-            wanted.need = min(wanted.need, need)
+            wanted.need, was_along, wanted.along = min(wanted.need, need), wanted.along, False
         if members:
             self._network.submit(self._fetch(members))
         elif need is Need.READER and wanted.data is not None:
             self._decode(wanted)
+        elif was_along and wanted.data is not None:
+            with contextlib.suppress(RuntimeError):
+                self._idle.submit(self._decode, wanted)
         elif late and need is Need.READER:
             self._hurry(wanted)
         return wanted.flights[chunk]
@@ -215,7 +224,7 @@ class ChunkLoader:
             if number not in self._members:
                 # else: a neighbour that shares its member with another one
                 parts = [self._tree.chunk(part) for part in self._tree.member(number)]
-                member = _Member(parts, Need.LIKELY)
+                member = _Member(parts, Need.LIKELY, along=True)
                 self._members.update((part.id, member) for part in parts)
                 members.append(member)
         return members
@@ -298,21 +307,35 @@ class ChunkLoader:
         await self._network.ranges.fetch(blob, start, end, need, arrived, anew=again)
 
     def _have_decoded(self, members: Sequence[_Member]) -> None:
-        """In the pool what a reader waits for, the others behind each other."""
+        """In the pool what a reader waits for, the others behind each other, those that nobody wants last."""
         rest = []
         # the pools may have ended, and stop() has told everyone
         with contextlib.suppress(RuntimeError):
             for member in members:
                 if member.need is Need.READER:
                     self._pool.submit(self._decode, member)
+                elif member.along:
+                    self._along.append(member)
                 else:
                     rest.append(member)
             if rest:
                 self._idle.submit(self._decode_all, rest)
+            self._idle.submit(self._decode_along)
 
     def _decode_all(self, members: Sequence[_Member]) -> None:
         for member in members:
             self._decode(member)
+
+    def _decode_along(self) -> None:
+        """Some of what only travelled along; the others behind what else is to be done by now."""
+        for _ in range(_ALONG_AT_ONCE):
+            try:
+                member = self._along.popleft()
+            except IndexError:
+                return
+            self._decode(member)
+        with contextlib.suppress(RuntimeError):
+            self._idle.submit(self._decode_along)
 
     def _decode(self, member: _Member) -> None:
         """Inflate, verify and publish a member's chunks, unless somebody does already. Not on the loop."""

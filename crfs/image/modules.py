@@ -51,6 +51,10 @@ class Modules:
         """Whether a file, which begins with `head`, is likely to be one."""
         return is_compiled(head) or self._name(inode).endswith(b".py")
 
+    def is_compiled(self, inode: int) -> bool:
+        """Whether a file is called like a compiled module."""
+        return self._name(inode).endswith(b".pyc")
+
     def started_by(self, inode: int) -> Sequence[int]:
         """The modules, and what else, that an interpreter loads when it starts; none if this is no interpreter."""
         match = _INTERPRETER.fullmatch(self._name(inode))

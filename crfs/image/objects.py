@@ -50,7 +50,7 @@ class ObjectsAhead:
             files, parts = self._libraries.wants(inode)
             flights = [self._fetch(inode, part.off, part.size) for part in parts]
             missing = [flight for flight in flights if flight is not None]
-            if missing and again and not files:
+            if missing and again:
                 missing[-1].add_done_callback(lambda _: self._submit(inode, False))
             for file in files:
                 self.open(file)
@@ -102,6 +102,10 @@ class ModulesAhead:
             # at once: what is read next may be imported from there
             self._modules.home(inode)
             self._open(inode, 0)
+
+    def is_compiled(self, inode: int) -> bool:
+        """Whether a file is called like a compiled module."""
+        return self._modules.is_compiled(inode)
 
     def asked_for(self, inode: int) -> None:
         """A reader comes for the first bytes of a file, which may be an interpreter: that takes a while itself."""

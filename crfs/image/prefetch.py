@@ -22,7 +22,7 @@ WHOLE_DIRECTORY = 512 << 10
 NEARBY = 48 << 10
 SMALL_MEMBER = 128 << 10
 # for a file that is fetched ahead, what of its directory lies this close
-BESIDE = 64 << 10
+BESIDE = 48 << 10
 # a file of no more chunks than these is fetched whole, if it is not larger (compressed) than this
 WHOLE_CHUNKS = 3
 WHOLE_MAX = 4 << 20

@@ -143,13 +143,18 @@ class ImageReader:
         data = self._find_chunk(place, start, end)
         sparse = data is not None or self._objects.is_object(inode)
         ahead = self._prefetch.ahead(inode, chunk, ROW_HERE if sparse else ROW_MISSED)
-        flight = self._loader.load(chunk, self._prefetch.along(chunk)) if data is None else None
+        flight = self._loader.load(chunk, self._along(inode, chunk)) if data is None else None
         self._start_all(ahead)
         if flight is None:
             assert data is not None
             self._counters.cached(place.layer, len(data))
             return data
         return self._wait_counted(place.layer, end - start, flight, given_up)[start:end]
+
+    def _along(self, inode: int, chunk: int) -> Along:
+        """Of what else a module needs more is known than that it may lie beside it."""
+        is_module = self._modules.is_compiled(inode)
+        return self._prefetch.beside(chunk) if is_module else self._prefetch.along(chunk)
 
     def _find_chunk(self, place: Chunk, start: int, end: int) -> bytes | None:
         data = self._pages.read(place.id, start, end - start)

@@ -35,6 +35,7 @@ from yarl import URL
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length"}
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_SEVERAL = re.compile(r"bytes=[0-9]+-[0-9]+(,[0-9]+-[0-9]+)+")
 PIECE = 16 << 10
 
 
@@ -416,6 +417,8 @@ class FaultProxy:
         if body is None:
             return Answer(404, CIMultiDict(), b"")
         more = CIMultiDict({"ETag": self.etag} if self.etag else {})
+        if _SEVERAL.fullmatch(headers.get("Range", "")):
+            return _several(headers["Range"], more, body)
         match = _RANGE.fullmatch(headers.get("Range", ""))
         if match is None or not (match[1] or match[2]):
             return Answer(200, more, body)
@@ -473,3 +476,14 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
         stderr=subprocess.DEVNULL,
     )
     return certificate, key
+
+
+def _several(asked: str, headers: "CIMultiDict[str]", body: bytes) -> Answer:
+    """Ranges, each in a part of the answer."""
+    sent = b""
+    for span in asked[6:].split(","):
+        first, last = map(int, span.split("-"))
+        sent += b"--several\r\nContent-Range: bytes %d-%d/%d\r\n\r\n" % (first, last, len(body))
+        sent += body[first : last + 1] + b"\r\n"
+    headers["Content-Type"] = "multipart/byteranges; boundary=several"
+    return Answer(206, headers, sent + b"--several--\r\n")

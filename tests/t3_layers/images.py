@@ -194,6 +194,11 @@ class Place:
         """The ranges of blobs that were asked for so far."""
         return [seen.headers.get("Range", "") for seen in self.proxy.seen("GET", "/blobs/")]
 
+    def blob_spans(self) -> list[tuple[int, int]]:
+        """(first, last byte) of all of them, also where a request asked for several."""
+        spans = [span for text in self.blob_ranges() if text for span in text[6:].split(",")]
+        return sorted((int(first), int(last)) for first, last in (span.split("-") for span in spans))
+
     def forget(self) -> None:
         """What was asked for until now."""
         self.proxy.requests.clear()

@@ -59,8 +59,9 @@ def fetched(proxy: FaultProxy) -> int:
     """Bytes of blobs that were asked for."""
     total = 0
     for seen in proxy.seen("GET", "/blobs/"):
-        start, _, end = seen.headers.get("Range", "bytes=0-0")[6:].partition("-")
-        total += int(end) - int(start) + 1
+        for span in seen.headers.get("Range", "bytes=0-0")[6:].split(","):
+            start, _, end = span.partition("-")
+            total += int(end) - int(start) + 1
     return total
 
 
