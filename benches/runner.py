@@ -6,6 +6,7 @@ import datetime
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,12 +104,20 @@ class Runner:
         with link(to.port, case.shape, to_host=to.host) as linked:
             for turn in range(runs):
                 for peer in panel.rotated(turn):
-                    with self._place(linked) as place:
-                        asking = Asking(peer, case, place, panel.samples, extra)
-                        took = panel.ask(question, asking)
+                    took = self._ask_once(question, panel, peer, case, linked, extra)
                     self.tell(f"{name}, {case.name}: run {turn + 1} of {runs}: {peer.name} {took}")
         entries = {image: images.entries(image) for image in case.images}
         return CaseAnswer(case.name, str(case.shape), entries, panel.answers(), panel.ratios(), *at, runs)
+
+    def _ask_once(
+        self, question: Question, panel: Panel, peer: Peer, case: Case, linked: Link, extra: dict[str, Any]
+    ) -> str:
+        """How long it took, or why a peer failed; also where it is what it left that can't be taken away."""
+        try:
+            with self._place(linked) as place:
+                return panel.ask(question, Asking(peer, case, place, panel.samples, extra))
+        except FAILURES as error:
+            return panel.fail(peer, error)
 
     def _runs_of(self, question: Question) -> int:
         """A picture needs no more than one."""
@@ -134,8 +143,8 @@ class Runner:
     @contextmanager
     def _place(self, linked: Link) -> Iterator[Place]:
         """A new directory with nothing running or mounted in it, before and after."""
-        path, before = self.scratch / "run", descendants()
-        path.mkdir()
+        before = descendants()
+        path = Path(tempfile.mkdtemp(prefix="run-", dir=self.scratch))
         drop_caches()
         try:
             yield Place(self.source, linked, path, frozenset(before))
@@ -189,7 +198,7 @@ class Panel:
             except NotHere as error:
                 self.out[peer.name] = PeerAnswer("not here", message=str(error))
             except (*FAILURES, images.NoWriter, ConverterMissing) as error:
-                self._fail(peer, error)
+                self.fail(peer, error)
 
     def rotated(self, turn: int) -> Iterator[Peer]:
         """Those that are still in, beginning with another one each turn: none always follows the same."""
@@ -206,8 +215,7 @@ class Panel:
             self.out[asking.peer.name] = PeerAnswer("not here", message=str(error))
             return f"not here: {error}"
         except FAILURES as error:
-            self._fail(asking.peer, error)
-            return f"FAILED: {_one_line(error)}"
+            return self.fail(asking.peer, error)
         return f"{time.monotonic() - begun:.1f} s"
 
     def answers(self) -> dict[str, PeerAnswer]:
@@ -225,9 +233,11 @@ class Panel:
     def _measured(self, peer: Peer, told: dict[str, dict[str, Any]]) -> PeerAnswer:
         return PeerAnswer("measured", self.versions[peer.name], measures=told.get(peer.name, {}))
 
-    def _fail(self, peer: Peer, error: BaseException) -> None:
+    def fail(self, peer: Peer, error: BaseException) -> str:
+        """Put a peer out, and say so."""
         version = self.versions.get(peer.name, "")
         self.out[peer.name] = PeerAnswer("failed", version, _one_line(error))
+        return f"FAILED: {_one_line(error)}"
 
     def _compare(self, said: str) -> None:
         """Raises Unmeasured where a peer's program said what another's did not."""
