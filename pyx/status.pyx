@@ -6,6 +6,8 @@ import os
 
 from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libcpp.string cimport string
+from libcpp.vector cimport vector
 
 
 cdef extern from "<time.h>" nogil:
@@ -31,6 +33,24 @@ cdef extern from "<sys/stat.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     int AT_SYMLINK_NOFOLLOW
+    int O_RDONLY, O_DIRECTORY, O_CLOEXEC
+    int openat(int fd, const char *path, int flags)
+
+cdef extern from "<errno.h>" nogil:
+    # one that can be set
+    int last_error "errno"
+
+cdef extern from "<dirent.h>" nogil:
+    ctypedef struct DIR:
+        pass
+    cdef struct dirent:
+        char *d_name
+    DIR *fdopendir(int fd)
+    dirent *readdir(DIR *directory)
+    int closedir(DIR *directory)
+
+cdef extern from "<sys/stat.h>" nogil:
+    bint S_ISDIR(uint32_t mode)
 
 
 cdef class Status:
@@ -72,3 +92,35 @@ def find_status(int dir_fd, bytes path not None):
     made.st_atime_ns, made.st_mtime_ns = in_ns(info.st_atim), in_ns(info.st_mtim)
     made.st_ctime_ns = in_ns(info.st_ctim)
     return made
+
+
+def find_changed(int dir_fd, int64_t mtime_ns):
+    """The names in an open directory whose time of change is another, but for those of directories. OSError."""
+    cdef vector[string] found
+    cdef int failed
+    with nogil:
+        failed = put_changed(openat(dir_fd, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), mtime_ns, &found)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return [<bytes>name for name in found]
+
+
+cdef int put_changed(int fd, int64_t mtime_ns, vector[string] *found) noexcept nogil:
+    """An errno, or 0. `fd` is closed."""
+    cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
+    cdef int failed = errno if directory == NULL else 0
+    cdef dirent *entry
+    cdef stat_t info
+    while not failed:
+        last_error = 0
+        entry = readdir(directory)
+        if entry == NULL:
+            failed = errno
+            break
+        # what is gone by now was not changed
+        if fstatat(fd, entry.d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 and not S_ISDIR(info.st_mode) and (
+                in_ns(info.st_mtim) != mtime_ns):
+            found.push_back(string(entry.d_name))
+    if directory != NULL:
+        closedir(directory)
+    return failed

@@ -17,6 +17,7 @@ import shutil
 import time
 from pathlib import Path
 
+from crfs._native.status import find_changed
 from crfs.blobs.cachedir import CacheDirectory
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,19 @@ class Objects:
 
     def drop_changed(self) -> None:
         """Remove what was written to since it was verified."""
-        for directory, _, names in os.walk(self.root):
-            for name in names:
-                path = f"{directory}/{name}"
-                with contextlib.suppress(FileNotFoundError):
-                    if os.stat(path).st_mtime_ns != VERIFIED_NS:
-                        log.warning("%s was changed by somebody; it is dropped", path)
-                        os.unlink(path)
+        for name in os.listdir(self.root):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                directory = os.open(self.root / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    self._drop_changed_in(directory, name)
+                finally:
+                    os.close(directory)
+
+    def _drop_changed_in(self, directory: int, name: str) -> None:
+        for changed in find_changed(directory, VERIFIED_NS):
+            log.warning("%s was changed by somebody; it is dropped", self.root / name / os.fsdecode(changed))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(changed, dir_fd=directory)
 
 
 def open_objects(directory: CacheDirectory) -> Objects | None:

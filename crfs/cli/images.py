@@ -26,7 +26,7 @@ from crfs.mount.memory import give_back
 log = logging.getLogger(__name__)
 Gone = Callable[[], bool]
 # how long a mount waits for a look at a cache of very many files, which then goes on beside it
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.1
 # how often it is looked whether whoever waits is still there
 _GONE_SECONDS = 0.1
 # readers that were woken have returned by then

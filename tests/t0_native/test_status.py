@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crfs._native.status import Status, find_status
+from crfs._native.status import Status, find_changed, find_status
 
 FIELDS = [name for name in dir(Status) if name.startswith("st_")]
 
@@ -54,3 +54,28 @@ def test_should_fail_what_cannot_be_looked_for() -> None:
     with pytest.raises(OSError) as error:
         find_status(-1, b"name")
     assert error.value.errno == errno.EBADF
+
+
+def test_changed_are_those_of_another_time(tmp_path: Path) -> None:
+    _make_all(tmp_path)
+    kept = 1_735_689_600_123_456_789
+    expected = [
+        os.fsencode(entry.name)
+        for entry in os.scandir(tmp_path)
+        if not entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime_ns != kept
+    ]
+    directory = os.open(tmp_path, os.O_RDONLY)
+    # twice: the descriptor is where it was
+    found = [sorted(find_changed(directory, kept)) for _ in range(2)]
+    os.close(directory)
+    assert found == [sorted(expected)] * 2
+    assert b"file" not in expected
+    assert b"empty" in expected
+
+
+def test_should_fail_to_look_for_changes_in_what_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    with pytest.raises(NotADirectoryError):
+        find_changed(file, 0)
+    os.close(file)

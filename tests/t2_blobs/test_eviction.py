@@ -80,6 +80,20 @@ def test_chunks_that_were_here_get_their_other_name_when_they_are_read(tmp_path:
     assert [path.name for path in (tmp_path / "objects").rglob("*") if path.is_file()] == [digest.hex()]
 
 
+def test_what_was_written_to_is_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(tmp_path)
+    store.objects = open_objects(store.directory)
+    assert store.objects is not None
+    put(store, *range(4))
+    with chunk_path(store, 2).open("r+b") as file:
+        file.write(b"other")
+    store.objects.drop_changed()
+    names = {path.name for path in (tmp_path / "objects").rglob("*") if path.is_file()}
+    assert names == {chunk(number)[0].hex() for number in (0, 1, 3)}
+    assert "changed by somebody" in caplog.text
+    caplog.clear()
+
+
 def test_nothing_of_an_earlier_boot_is_shared(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.objects = open_objects(store.directory)
