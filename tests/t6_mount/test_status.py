@@ -88,8 +88,9 @@ def test_writable_mount_has_it_too_and_keeps_it_as_it_is(crfs: Crfs, source: str
         with pytest.raises(OSError, match=r"\[Errno") as caught:
             change()
         assert caught.value.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-    (root / "new").write_text("x")
-    assert (root / "new").read_text() == "x"
+    (root / "new").mkdir()
+    (root / "new/file").write_text("x")
+    assert (root / "new/file").read_text() == "x"
     assert sorted(os.listdir(root)) == ["dir", "new", "two"]
     assert sorted(os.listdir(upper)) == ["new"]
 
