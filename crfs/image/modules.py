@@ -15,7 +15,7 @@ from crfs.formats.pyimports import Import, is_compiled, parse_compiled, parse_so
 from crfs.image.libraries import ReadHere, find_path
 
 # longer files are data
-_FILE_MAX = 1 << 20
+MODULE_MAX = 1 << 20
 _ROOTS_MAX = 16
 _DIRECTORY_MAX = 4096
 _CACHE = b"__pycache__"
@@ -26,8 +26,6 @@ _LOADED = {
     *("_collections_abc", "_sitebuiltins", "abc", "codecs", "genericpath", "importlib.machinery"),
     *("importlib.util", "io", "os", "posixpath", "site", "stat", "zipimport"),
 }
-
-
 # and what it loads from its library when it starts
 _STARTED = [Import(0, "encodings", ["aliases", "utf_8"]), Import(0, "sitecustomize")]
 _INTERPRETER = re.compile(rb"python(3\.[0-9]+)")
@@ -66,11 +64,7 @@ class Modules:
         self._suffix = b".cpython-" + match[1].replace(b".", b"") + b".pyc"
         self._remember(library)
         zone = find_path(self._tree, b"/etc/localtime")
-        return (
-            [zone, *self._iter_files(library, _STARTED)]
-            if zone
-            else list(self._iter_files(library, _STARTED))
-        )
+        return [*([zone] if zone else ()), *self._iter_files(library, _STARTED)]
 
     def is_extension(self, inode: int) -> bool:
         """Whether a module is an object that the dynamic loader loads."""
@@ -85,7 +79,7 @@ class Modules:
         None of them where it is no module, or not all of it is here.
         """
         size = self._tree.attributes(inode).size
-        data = self._read_here(inode, 0, size) if size <= _FILE_MAX else None
+        data = self._read_here(inode, 0, size) if size <= MODULE_MAX else None
         if data is None:
             return ()
         try:

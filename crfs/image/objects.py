@@ -11,7 +11,7 @@ from crfs._native.index import Tree
 from crfs.errors import CrfsError
 from crfs.formats.elf import MAGIC
 from crfs.image.libraries import Libraries
-from crfs.image.modules import Modules
+from crfs.image.modules import MODULE_MAX, Modules
 
 # begins to fetch a chunk; None where it is here
 Start = Callable[[int], Future[bytes] | None]
@@ -101,7 +101,9 @@ class ModulesAhead:
         if self._modules.is_module(inode, data):
             # at once: what is read next may be imported from there
             self._modules.home(inode)
-            self._open(inode, 0)
+            # a mount that goes away fetches nothing ahead
+            with contextlib.suppress(CrfsError):
+                self._open(inode, 0)
 
     def is_compiled(self, inode: int) -> bool:
         """Whether a file is called like a compiled module."""
@@ -116,6 +118,8 @@ class ModulesAhead:
     def _open(self, inode: int, depth: int) -> None:
         """Start on all of a module, and follow it once it is here."""
         size = self._tree.attributes(inode).size
+        if size > MODULE_MAX:
+            return
         started = [self._start(chunk) for chunk, _, _ in self._tree.cover(inode, 0, size) if chunk >= 0]
         flights = [flight for flight in started if flight is not None]
         # one for each that is done, in any order; that of the last one is there to be taken

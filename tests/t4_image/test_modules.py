@@ -136,6 +136,15 @@ def test_whole_layers_have_nothing_to_fetch(place: Place) -> None:
         assert len(place.blob_ranges()) == asked
 
 
+def test_large_files_are_data(place: Place) -> None:
+    data = File("data/table.py", b"TABLE = 1\n" + random.Random(0).randbytes(3 << 20))
+    place.push("app", lazy([data], chunk_size=64 << 10))
+    with place.open("app") as image:
+        assert image.read(b"data/table.py", 0, 100) == data.data[:100]
+        image.settle()
+        assert image.reader.find_cached(image.find(b"data/table.py"), 2 << 20, 9) is None
+
+
 def test_what_is_called_a_module_and_is_none(place: Place) -> None:
     files = [File("a/empty.py", b""), File("a/noise.py", noise("a")), File("a/__pycache__/b.pyc", noise("b"))]
     magic = File("a/__pycache__/c.pyc", importlib.util.MAGIC_NUMBER + noise("c"))
