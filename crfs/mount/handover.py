@@ -33,8 +33,18 @@ _ENVIRONMENT = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_", "GLIBC_", "OPENSSL_")
 _PRIME = (1 << 30) - 35
 
 
+_identity: bytes | None = None
+
+
 def identity() -> bytes:
-    """Everything that two processes must have in common for one to do the other's work."""
+    """Everything that two processes must have in common for one to do the other's work, as first asked for."""
+    global _identity
+    if _identity is None:
+        _identity = _find_identity()
+    return _identity
+
+
+def _find_identity() -> bytes:
     package = os.path.dirname(os.path.dirname(__file__))
     root = os.stat("/")
     parts = [sys.executable.encode(), package.encode(), b"%d %d" % (root.st_dev, root.st_ino)]
