@@ -12,8 +12,8 @@ from pathlib import Path
 
 from crfs.cli.compose import OpenedImage
 from crfs.cli.images import Gone, Images
-from crfs.cli.lowers import pinned
 from crfs.cli.options import metrics_of
+from crfs.cli.pinned import pinned
 from crfs.cli.services import Workers, open_workers
 from crfs.cli.wishes import Wish, decode_wish
 from crfs.errors import CrfsError, MountError
@@ -27,7 +27,6 @@ from crfs.mount.fuse import MountRequest
 from crfs.mount.joining import Door
 from crfs.mount.memory import settle
 from crfs.mount.server import Server, Uses
-from crfs.overlay.lower import ImageLower
 from crfs.overlay.spec import UpperSpec
 
 _GONE_SECONDS = 0.1
@@ -155,5 +154,6 @@ def _recover(image: OpenedImage, spec: UpperSpec) -> None:
     """Clear up what a crash of the fuse engine has left half-done, which the kernel's overlayfs would not."""
     # late: only for who writes
     from crfs.cli.overlay import open_overlay
+    from crfs.overlay.lower import ImageLower
 
     open_overlay([ImageLower(image.tree, image.reader)], spec).close()

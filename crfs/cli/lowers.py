@@ -5,17 +5,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from crfs.cli.compose import OpenedImage, open_image, report_of
+from crfs.cli.pinned import pinned
 from crfs.cli.services import Services, Settings, open_services
 from crfs.errors import MountError
 from crfs.formats.reference import (
-    ArchiveReference,
     FileSource,
-    ImageReference,
-    LayoutReference,
-    Source,
     parse_source,
 )
 from crfs.image.report import Report
@@ -44,19 +39,6 @@ def shown_name(lower: Named) -> str:
 def directories(lowers: Sequence[Named]) -> list[bytes]:
     """Those that are directories of this machine."""
     return [os.fsencode(lower.path) for lower in lowers if isinstance(lower, DirectoryLower)]
-
-
-def pinned(source: Source, digest: str | None) -> Source:
-    """The same with the digest of the image that it is, and an absolute path."""
-    match source:
-        case ImageReference():
-            return replace(source, digest=digest or source.digest)
-        case LayoutReference():
-            return LayoutReference(os.path.abspath(source.directory), digest=digest or source.digest)
-        case ArchiveReference() | FileSource():
-            return replace(source, path=os.path.abspath(source.path))
-        case _:
-            return source
 
 
 class OpenLowers:

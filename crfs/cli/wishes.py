@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from crfs.blobs.directories import cache_directory
 from crfs.cli.background import leaving_warm
-from crfs.cli.lowers import pinned
 from crfs.cli.options import configure_log, open_log
+from crfs.cli.pinned import pinned
 from crfs.cli.services import Settings, settings_of
 from crfs.errors import EngineRefused
 from crfs.formats.reference import Source
