@@ -66,8 +66,7 @@ class Runner:
         with images.built_beside(wanted[1:]):
             try:
                 for first in wanted[:1]:
-                    images.lower_dirs(first)
-                    images.oracle(first)
+                    images.layout(first)
             except FAILURES as error:
                 self.tell(_one_line(error))
 
