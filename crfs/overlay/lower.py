@@ -151,7 +151,8 @@ class ImageLower:
         """The names of a directory."""
         for name, inode, mode in self.tree.entries(directory, 0, 0xFFFFFFFF):
             if name not in known:
-                yield name, Found(inode, mode, inode)
+                shown = self.attributes(inode)
+                yield name, Found(inode, mode, inode, nlink=shown.nlink, shown=shown)
 
     def attributes(self, handle: int) -> Attributes:
         """What stat shows."""
