@@ -13,7 +13,8 @@ from pathlib import Path
 
 # struct flock: type, whence, start, length, pid
 _FLOCK = struct.Struct("hhqqi0q")
-_POLL_SECONDS = 0.005
+# many may wait for one
+_POLL_FIRST, _POLL_LAST = 0.002, 0.02
 
 
 class Claim:
@@ -48,9 +49,10 @@ def try_claim(root: Path, name: str) -> Claim | None:
 
 def await_release(root: Path, name: str, seconds: float) -> None:
     """Return once nobody has the claim, or after so many seconds all the same."""
-    until = time.monotonic() + seconds
+    until, pause = time.monotonic() + seconds, _POLL_FIRST
     while is_claimed(root, name) and time.monotonic() < until:
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, _POLL_LAST)
 
 
 def is_claimed(root: Path, name: str) -> bool:
