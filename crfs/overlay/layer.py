@@ -30,11 +30,11 @@ _WHITEOUT = os.fsdecode(WHITEOUT_PREFIX)
 def iter_upper(upper: Path, shown: Path | None) -> Iterator[TarEntry]:
     """The entries that, over the lower trees, make the tree that a mount with this upper directory shows.
 
-    `shown` is where it is mounted, None: nowhere. The root itself is left out: it is the lower one's, as in images.
+    `shown` is where it is mounted, None: nowhere. The root is among them: a mount shows the upper directory's own.
     OSError; UnsupportedError where something below is needed, and there is no mount to ask.
     """
     reader = _UpperReader(str(upper), None if shown is None else str(shown))
-    yield from reader.iter_directory("")
+    yield from reader.iter_root()
 
 
 def _keep_xattr(name: str) -> bool:
@@ -53,6 +53,13 @@ class _UpperReader:
                 f"{upper}: owners and modes are kept in xattrs; mount it to have them read"
             )
         self._reader = TreeReader(_keep_xattr)
+
+    def iter_root(self) -> Iterator[TarEntry]:
+        """The root, and all below it."""
+        entry = self._reader.find_entry(self._source(self._upper, ""), ".")
+        if entry is not None:
+            yield entry
+        yield from self.iter_directory("")
 
     def iter_directory(self, name: str) -> Iterator[TarEntry]:
         """What the upper directory has in `name`, and what it says of the layers below."""
