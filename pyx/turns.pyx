@@ -98,6 +98,17 @@ cdef int64_t waited_ns = SOON_NS
 cdef int64_t crowded_until_ns = 0
 cdef int64_t crowded_ns = CROWDED_NS
 cdef bint is_called = False
+cdef bint is_over = False
+
+
+def end():
+    """Once the session is over: nobody waits for a turn any more. Any thread.
+
+    llfuse tells each worker by a signal, which may come just before the worker begins to wait: it would never end.
+    """
+    global is_over
+    is_over = True
+    sem_post(&turn)
 
 
 def hand_over():
@@ -195,6 +206,10 @@ cdef public int fuse_session_receive_buf(void *session, void *buf, void **channe
     if not turn_is_mine:
         if sem_wait(&turn) != 0:
             return -errno
+        if is_over:
+            # the next one is to hear of it too
+            sem_post(&turn)
+            return -EINTR
         turn_is_mine = True
     if receive == NULL and not find_libfuse():
         give_up()

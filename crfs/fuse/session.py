@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 import llfuse
 
-from crfs._native import answers
+from crfs._native import answers, turns
 from crfs.errors import MountError
 from crfs.fuse.unmount import unmount
 
@@ -133,6 +133,7 @@ def _await_signal(mountpoint: Path, stop: Callable[[], None], ended: threading.E
     for _ in range(_STOP_SECONDS * 10):
         # its handler has to run on the main thread, which may not have come to its loop yet
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
+        turns.end()
         if ended.wait(0.1):
             return
     log.error("the workers do not end; unmounting %s by force", mountpoint)
