@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from crfs.errors import EngineRefused, MountError
 from crfs.fuse.contenttree import ContentTree
-from crfs.fuse.session import open_session
+from crfs.fuse.session import NETWORK_WORKERS, open_session
 from crfs.mount.engines.erofsfs import mount_image
 from crfs.mount.engines.kernel import detach, escaped, mount_flags
 from crfs.mount.engines.overlayfs import held, mount_overlay, said, takes_metacopy
@@ -40,7 +40,9 @@ def open_contents(operations: ContentTree, place: Path) -> Path:
     prepare()
     at = place / "contents"
     at.mkdir()
-    open_session(operations, at, session_options(MountRequest(at, "crfs")))
+    # else a dozen reads that wait for one image's registry are all that the kernel asks for
+    options = (f"max_background={NETWORK_WORKERS}",)
+    open_session(operations, at, session_options(MountRequest(at, "crfs", options)))
     return at
 
 
