@@ -82,6 +82,11 @@ class Standing:
             self._bound[number] = self._bound[found]
 
     def _make_parents(self, name: str) -> None:
+        known = self._children.get(name.rpartition("/")[0])
+        if known is not None and name:
+            # and with it all above
+            known.add(name)
+            return
         above = parents(name)
         for parent, below in zip(above, [*above[1:], name], strict=False):
             if parent in self._symlinks:
