@@ -21,8 +21,8 @@ from benches.processes import weigh
 from benches.programs import timed
 from benches.question import Asking, Case, Wanted
 
-PEERS = (CRFS, FUSE_OVERLAYFS, OVERLAYFS, SQUASHFUSE, RATARMOUNT)
-MORE = (CRFS_FUSE,)
+PEERS = (CRFS, FUSE_OVERLAYFS, OVERLAYFS, SQUASHFUSE)
+MORE = (CRFS_FUSE, RATARMOUNT)
 
 
 def cases(wanted: Wanted) -> Sequence[Case]:
