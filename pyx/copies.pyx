@@ -61,7 +61,9 @@ def copy_plain(int source_fd, int dir_fd, bytes name not None, bytes mark not No
     (its descriptor, open for reading and writing; its inode number; whether it could be marked). None, and nothing was
     made, where the file is not one of at most 64 KiB without holes and extended attributes. OSError.
     """
-    cdef const char *at = name, *marked = mark, *marking = value
+    cdef const char *at = name
+    cdef const char *marked = mark
+    cdef const char *marking = value
     cdef size_t size = <size_t>len(value)
     cdef stat_t info
     cdef int fd, failed
@@ -92,7 +94,8 @@ def copy_plain(int source_fd, int dir_fd, bytes name not None, bytes mark not No
 
 def place_quietly(int work_fd, bytes staged not None, int dir_fd, bytes name not None):
     """Move a file into a directory, over what is there, with no change of the directory's times; OSError."""
-    cdef const char *old = staged, *new = name
+    cdef const char *old = staged
+    cdef const char *new = name
     cdef stat_t info
     cdef timespec times[2]
     cdef int failed = 0
