@@ -23,13 +23,15 @@ _WARM_AFTER = 3.0
 class Crfs:
     """Mounts one of the formats that an image is in the registry in.
 
-    Each mount starts from nothing; or `warm`, from the process that a mount of another image has left.
+    Each mount starts from nothing; or, if `warm`, from the process that a mount of another image has left.
     """
 
     name: str = "crfs"
     tag: str = images.ESTARGZ
     options: tuple[str, ...] = ()
     warm: bool = False
+    # mounts of one store share processes, as those of one user do; the first finds none
+    together: bool = False
     # of the kernel's, with an upper directory on a tmpfs
     engine: str | None = None
 
@@ -91,11 +93,14 @@ class CrfsStore:
         """A warm process serves none but those with the same PYTHON variables, so that it's this run's."""
         if self.peer.warm:
             return {"PYTHONCRFSBENCH": str(os.getpid())}
+        if self.peer.together:
+            return {"PYTHONCRFSBENCH": str(self.place.directory)}
         return {"CRFS_NO_SERVER": "1"}
 
 
 CRFS = Crfs()
 CRFS_WARM = Crfs("crfs + warm process", warm=True)
+CRFS_TOGETHER = Crfs(together=True)
 CRFS_FUSE = Crfs("crfs-fuse", options=("--engine", "fuse"))
 CRFS_OVERLAY = Crfs("crfs-overlay", engine="overlay")
 CRFS_PLAIN = Crfs("crfs plain", "plain")

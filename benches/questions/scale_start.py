@@ -2,7 +2,8 @@
 
 10 and 50 mounts of the same image, and one of each of 10 images that share a layer, begun at the same moment
 with an empty store. Each is of use when 100 of its files have been read. Then what all processes that serve
-them weigh (PSS), and how many bytes came from the registry.
+them weigh (PSS), and how many bytes came from the registry. crfs begins with no process, and its mounts then share
+what they share for a user.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import cast
 
 from benches.link import LOOPBACK
 from benches.peers.containerd import CONTAINERD, CONTAINERD_STARGZ
-from benches.peers.crfs import CRFS, CRFS_WARM
+from benches.peers.crfs import CRFS_TOGETHER, CRFS_WARM
 from benches.peers.peer import Mounter, Store
 from benches.peers.podman import PODMAN, PODMAN_FUSE
 from benches.processes import weigh
@@ -24,7 +25,7 @@ from benches.question import Asking, Case, Unmeasured, Wanted
 from benches.questions.start import must_be_cold
 from benches.recipes import fleet
 
-PEERS = (CRFS, CONTAINERD, CONTAINERD_STARGZ)
+PEERS = (CRFS_TOGETHER, CONTAINERD, CONTAINERD_STARGZ)
 MORE = (CRFS_WARM, PODMAN, PODMAN_FUSE)
 
 _IMAGES = tuple(f"fleet-{number}" for number in range(fleet.COUNT))

@@ -32,13 +32,18 @@ class Network:
         self._shared = shared
         self._flights: Flights | None = None
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
+        self._closed = False
         self._loop: FetchLoop | None = None
         self._http: Http | None = None
         self._ranges: RangeFetcher | None = None
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the fetch thread; see FetchLoop.submit()."""
+        """Run a coroutine on the fetch thread; see FetchLoop.submit(). After close() it is cancelled."""
         with self._lock:
+            if self._closed:
+                coroutine.close()
+                return _cancelled()
             if self._loop is None:
                 from crfs.blobs.fetchloop import FetchLoop
 
@@ -85,20 +90,28 @@ class Network:
     def call(self, work: Callable[[], object]) -> None:
         """Have something done on the fetch thread, if there is one."""
         with self._lock:
-            if self._loop is not None:
+            if self._loop is not None and not self._closed:
                 self._loop.call(work)
 
     def close(self) -> None:
-        """End the thread and the connections; what still waits fails."""
-        with self._lock:
-            loop, http = self._loop, self._http
-        if loop is None:
-            return
-        if http is not None:
-            _quietly(loop.submit(http.close()))
-        loop.close()
-        if self._flights is not None:
-            self._flights.close()
+        """End the thread and the connections; what still waits fails. May be repeated, also meanwhile."""
+        with self._closing:
+            with self._lock:
+                was_closed, self._closed = self._closed, True
+            if self._loop is None or was_closed:
+                return
+            if self._http is not None:
+                _quietly(self._loop.submit(self._http.close()))
+            self._loop.close()
+            if self._flights is not None:
+                self._flights.close()
+
+
+def _cancelled() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.cancel()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _quietly(closing: Future[None]) -> None:

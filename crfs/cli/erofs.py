@@ -17,7 +17,6 @@ from crfs.cli.pinned import pinned
 from crfs.cli.services import Workers, open_workers
 from crfs.cli.wishes import Wish, decode_wish
 from crfs.errors import CrfsError, MountError
-from crfs.formats.reference import parse_source
 from crfs.fuse.contenttree import ContentTree
 from crfs.fuse.session import interruptible, serve
 from crfs.image.report import Report
@@ -47,12 +46,11 @@ class ErofsServer:
 
     def prepare(self, wish: Wish, until_end: contextlib.ExitStack, gone: Gone) -> OverTree:
         """Open the image that is wished for, and mount its tree. Any CrfsError; EngineRefused where EROFS can't."""
-        source = parse_source(wish.source)
-        image = until_end.enter_context(self._images.opened(source, wish.settings, gone))
+        image = until_end.enter_context(self._images.opened(wish.source, wish.settings, gone))
         tree = until_end.enter_context(self._trees.mounted(image.path))
         layers = [tree, image.objects, self._place / "contents"]
         if wish.settings.image_config is not None:
-            image.write_config(source, wish.settings, wish.settings.image_config)
+            image.write_config(wish.source, wish.settings, wish.settings.image_config)
         request = _request(wish, image.opened, image.report)
         if wish.spec is not None:
             _recover(image.opened, wish.spec)
@@ -135,15 +133,14 @@ def serve_alone(wish: Wish, ready: Callable[[], None]) -> None:
 
 
 def _request(wish: Wish, image: OpenedImage, report: Callable[[], Report]) -> MountRequest:
-    source = parse_source(wish.source)
     if wish.spec is None:
         return MountRequest(wish.where, image.name, wish.options, choice=wish.choice, report=report)
     return MountRequest(
         wish.where,
-        str(source),
+        str(wish.source),
         wish.options,
         writable=True,
-        lowers=(str(pinned(source, image.digest)),),
+        lowers=(str(pinned(wish.source, image.digest)),),
         upper=os.fsdecode(wish.spec.upperdir),
         choice=wish.choice,
         report=report,

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,6 +129,9 @@ class Images:
         except CrfsError as error:
             self._fail(asked, error)
             return
+        except CancelledError:
+            self._fail(asked, CrfsError(f"{source}: given up"))
+            return
         except Exception as error:
             log.exception("an image could not be opened")
             self._fail(asked, error)
@@ -237,7 +240,7 @@ class Images:
 def _key(source: Source, settings: Settings) -> Hashable:
     """What is asked for alike. A layer alone has no digest by which it could be known again."""
     alone = object() if isinstance(source, FileSource | UrlSource) else None
-    return (str(source), replace(settings, image_config=None), alone)
+    return (source, replace(settings, image_config=None), alone)
 
 
 def _retire(contained: Contained, opened: OpenedImage) -> None:

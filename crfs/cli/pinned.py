@@ -8,12 +8,14 @@ from crfs.formats.reference import ArchiveReference, FileSource, ImageReference,
 
 
 def pinned(source: Source, digest: str | None) -> Source:
-    """The same with the digest of the image that it is, and an absolute path."""
+    """The same with the digest of the image that it is, where that is known, and an absolute path."""
     match source:
         case ImageReference():
             return replace(source, digest=digest or source.digest)
         case LayoutReference():
-            return LayoutReference(os.path.abspath(source.directory), digest=digest or source.digest)
+            found = digest or source.digest
+            name = None if found else source.name
+            return LayoutReference(os.path.abspath(source.directory), name, found)
         case ArchiveReference() | FileSource():
             return replace(source, path=os.path.abspath(source.path))
         case _:

@@ -43,7 +43,7 @@ class Wish(Struct, frozen=True):
     """A mount that is wanted, by whom it is not served: every path is absolute. `spec`: where changes go."""
 
     where: Path
-    source: str
+    source: Source
     settings: Settings
     options: tuple[str, ...]
     choice: Choice
@@ -75,7 +75,7 @@ def wish_of(
     """What the command line says."""
     return Wish(
         where,
-        str(pinned(source, None)),
+        pinned(source, None),
         _absolute(settings_of(args)),
         options,
         choice,

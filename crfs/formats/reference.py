@@ -32,7 +32,7 @@ _TRANSPORT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _USERINFO = re.compile(r"//[^/]*@(?=[^@]*/)")
 
 
-class ImageReference(Struct, frozen=True):
+class ImageReference(Struct, frozen=True, tag=True):
     """An image in a registry, fully qualified: `tag` is None only when there is a digest.
 
     With both, the digest says which image it is and the tag is kept for display.
@@ -64,7 +64,7 @@ class ImageReference(Struct, frozen=True):
         return f"docker://{self.text}"
 
 
-class LayoutReference(Struct, frozen=True):
+class LayoutReference(Struct, frozen=True, tag=True):
     """An image in an OCI image layout: by its name annotation, by digest, or the only one (both None)."""
 
     directory: str
@@ -76,7 +76,7 @@ class LayoutReference(Struct, frozen=True):
         return f"oci:{self.directory}{chosen}"
 
 
-class UrlSource(Struct, frozen=True):
+class UrlSource(Struct, frozen=True, tag=True):
     """One layer blob on a web server. `url` has no userinfo; credentials never show in str() or repr().
 
     The query, where presigned URLs keep their signature, is part of `url` and masked by str() and repr().
@@ -94,7 +94,7 @@ class UrlSource(Struct, frozen=True):
         return f"UrlSource({str(self)!r})"
 
 
-class FileSource(Struct, frozen=True):
+class FileSource(Struct, frozen=True, tag=True):
     """One layer blob in a local file; a relative path is relative to the current directory."""
 
     path: str
@@ -103,7 +103,7 @@ class FileSource(Struct, frozen=True):
         return f"file://{self.path}"
 
 
-class ArchiveReference(Struct, frozen=True):
+class ArchiveReference(Struct, frozen=True, tag=True):
     """An image in a tar: `transport` is docker-archive or oci-archive; by its name, or the only one (None)."""
 
     transport: str

@@ -67,6 +67,7 @@ def test_blob_in_a_file(crfs: Crfs, tmp_path: Path, form: str) -> None:
 def test_blob_on_a_web_server(crfs: Crfs, form: str) -> None:
     with FaultProxy({"/dir/blob": FORMATS[form](ENTRIES).data}) as server:
         check(crfs.mount(f"{server.url}/dir/blob?signature=secret"))
+        assert {seen.path for seen in server.requests} == {"/dir/blob?signature=secret"}
         (line,) = crfs.mounts()
         assert line.source == f"{server.url}/dir/blob?***"
         crfs.umount(line.at)

@@ -8,7 +8,7 @@ from pathlib import Path
 from crfs.mount.engines import needs
 from crfs.mount.engines.kernel import MS_RDONLY, mount
 from crfs.mount.engines.loopdevice import CONTROL, loop_device
-from crfs.mount.engines.overlayfs import FUSE_ONLY, may_set_trusted_in, refused, used
+from crfs.mount.engines.overlayfs import may_set_trusted_in, refused, used
 from crfs.overlay.spec import UpperSpec
 
 # data-only layers of overlayfs
@@ -21,10 +21,7 @@ _WANTS_DEVICE = (errno.ENOTBLK, errno.EINVAL, errno.EOPNOTSUPP)
 
 def why_not(spec: UpperSpec | None, options: Sequence[str]) -> str | None:
     """Why EROFS can't carry an image's tree here, with changes over it or none; None: it can."""
-    asked = [option for option in options if option in FUSE_ONLY]
-    if asked:
-        return f"-o {asked[0]} is FUSE's"
-    return _lacking() or (None if spec is None else _why_not_over(spec))
+    return needs.asked_of_fuse(options) or _lacking() or (None if spec is None else _why_not_over(spec))
 
 
 def _lacking() -> str | None:

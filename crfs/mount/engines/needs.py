@@ -2,10 +2,18 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+_FUSE_ONLY = {"allow_root", "auto_unmount", "debug", "max_read"}
 # linux/capability.h
 _SYS_ADMIN = 21
+
+
+def asked_of_fuse(options: Sequence[str]) -> str | None:
+    """Whether an option of mount(8) says what only FUSE does."""
+    asked = [option for option in options if option.partition("=")[0] in _FUSE_ONLY]
+    return f"-o {asked[0]} is FUSE's" if asked else None
 
 
 def lacks_kernel(major: int, minor: int) -> str | None:

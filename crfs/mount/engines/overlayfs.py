@@ -18,7 +18,6 @@ from crfs.overlay.spec import UpperSpec
 log = logging.getLogger(__name__)
 # since when it may be mounted in a user namespace
 _KERNEL = (5, 11)
-FUSE_ONLY = ("allow_root", "auto_unmount")
 _METACOPY = (b"redirect_dir=on", b"metacopy=on")
 # what is not shown as an option
 _METACOPY_DEFAULT = Path("/sys/module/overlay/parameters/metacopy")
@@ -26,10 +25,7 @@ _METACOPY_DEFAULT = Path("/sys/module/overlay/parameters/metacopy")
 
 def why_not(spec: UpperSpec, options: Sequence[str]) -> str | None:
     """Why overlayfs can't be mounted here over these directories, by these rules; None: it can."""
-    asked = [option for option in options if option in FUSE_ONLY]
-    if asked:
-        return f"-o {asked[0]} is FUSE's"
-    lacking = needs.lacks_filesystem("overlay") or needs.lacks_privilege()
+    lacking = needs.asked_of_fuse(options) or needs.lacks_filesystem("overlay") or needs.lacks_privilege()
     if lacking is None and needs.is_user_namespace():
         lacking = needs.lacks_kernel(*_KERNEL)
     return lacking or used(spec) or refused(spec)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounting import wait_until
 from tests.support.overlaymounts import Mounter
 from tests.t6_mount.overlay.arena import Arena, Side, mounted
 from tests.t6_mount.overlay.conftest import DISK_SIZE
@@ -105,7 +106,10 @@ def test_should_fail_before_a_file_is_replaced(side: Side) -> None:
         assert wanted.read_text() == "7"
         assert (side.at / "many/9").read_text() == "9"
         side.remount()
+    taken = os.statvfs(side.upper).f_bfree
     (side.at / "many/7.new").unlink()
+    # FUSE tells of a file's end a moment after the last name is gone
+    wait_until(lambda: os.statvfs(side.upper).f_bfree > taken, 10)
     append(wanted)
     assert wanted.read_bytes() == b"7more"
 
