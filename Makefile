@@ -49,7 +49,7 @@ demo: $(VENV)/.installed
 
 test: test-deps | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q 'tox>=4'
-	$(VENV)/bin/tox
+	$(VENV)/bin/tox run-parallel --parallel all --parallel-live
 
 # BENCH_OPTIONS='--only start --runs 3' and the like; images are built once, into the user's cache directory
 bench: bench-deps $(VENV)/.installed
