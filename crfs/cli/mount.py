@@ -57,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--work", metavar="DIR", type=Path, help="an empty directory beside the upper one, on its file system"
     )
     parser.add_argument(
+        "--new-upper",
+        action="store_true",
+        help="give the upper directory itself the mode, owner, times and attributes of the root below it",
+    )
+    parser.add_argument(
         "--lower",
         metavar="TREE",
         action="append",

@@ -53,6 +53,8 @@ def _apply_own(args: argparse.Namespace, name: str, value: str, option: str) -> 
                 setattr(args, name, value)
             case "engine":
                 args.engine = parse_engine(value)
+            case "new_upper":
+                args.new_upper = parse_bool(value or "true")
             case "no_trace":
                 args.traces = not parse_bool(value or "true")
             case "background_fetch":

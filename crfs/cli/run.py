@@ -186,6 +186,7 @@ def _enter_user_namespace() -> None:
 
 def _mount_words(args: argparse.Namespace, place: Place) -> list[str]:
     words = ["mount", "--upper", str(place.directory / "upper"), "--work", str(place.directory / "work")]
+    words += ["--new-upper"] if place.is_new else []
     words += ["--image-config", str(place.directory / _IMAGE_CONFIG)]
     for name in _VALUES:
         value = getattr(args, name)

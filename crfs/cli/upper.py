@@ -51,7 +51,8 @@ def stack_of(args: argparse.Namespace) -> Stack:
         return Stack(lowers, None)
     if args.upper is None or args.work is None:
         raise UsageError("--upper and --work go together")
-    spec = UpperSpec(os.fsencode(args.upper.absolute()), os.fsencode(args.work.absolute()))
+    upper, work = os.fsencode(args.upper.absolute()), os.fsencode(args.work.absolute())
+    spec = UpperSpec(upper, work, fresh=args.new_upper)
     check_directories(spec, directories(lowers))
     return Stack(lowers, spec)
 

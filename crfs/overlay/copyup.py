@@ -50,6 +50,15 @@ class CopyUp:
         self._upper = upper
         self._table = table
 
+    def root(self) -> None:
+        """The upper directory itself gets the mode of the lower trees' root, and what else may be given to it."""
+        root, fd = self._lookup.root, self._upper.fd
+        lower, found = root.lowers[0]
+        shown = lower.attributes(found.handle)
+        self._upper.ownership.chmod(fd, shown.mode, shown.rdev, follow=True)
+        with contextlib.suppress(OSError):
+            self._dress(root, fd, shown)
+
     def directory(self, node: Node) -> None:
         """A directory, and those above it, are in the upper directory afterwards."""
         lower: list[Node] = []

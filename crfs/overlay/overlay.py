@@ -52,6 +52,8 @@ class Overlay:
         copy_up = None
         if spec is not None and self._upper is not None:
             copy_up = CopyUp(self._lookup, self._upper, self._table)
+            if spec.fresh:
+                copy_up.root()
             self._names = Namespace(self._lookup, copy_up, self._upper, self._table, redirects=spec.redirects)
         self.is_local = all(lower.is_local for lower in lowers)
         # whether what is new is numbered as Numbers does it

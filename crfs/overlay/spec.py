@@ -10,7 +10,7 @@ class UpperSpec(Struct, frozen=True):
 
     `volatile`: nothing is ever synced. `permissions`: where owner and mode are kept. `squashed`: all owners look
     the same, so that one that can't be given is not missed. Without `redirects` directories that lower trees have a
-    part in can't be renamed.
+    part in can't be renamed. `fresh`: the upper directory was just made, and its root is to be as that below.
     """
 
     upperdir: bytes
@@ -20,3 +20,4 @@ class UpperSpec(Struct, frozen=True):
     permissions: XattrPermissions = XattrPermissions.OFF
     squashed: bool = False
     redirects: bool = True
+    fresh: bool = False

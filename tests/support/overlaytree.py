@@ -137,12 +137,15 @@ class OverlayTree:
 
 
 @contextlib.contextmanager
-def opened(lowers: Sequence[Path | Lower], base: Path, *, userxattr: bool = True) -> Iterator[OverlayTree]:
+def opened(
+    lowers: Sequence[Path | Lower], base: Path, *, userxattr: bool = True, fresh: bool = False
+) -> Iterator[OverlayTree]:
     """An overlay with its upper and work directory below `base`, which stay. `lowers` topmost first."""
     for name in ("upper", "work"):
         (base / name).mkdir(parents=True, exist_ok=True)
     trees = [open_directory(os.fsencode(each)) if isinstance(each, Path) else each for each in lowers]
-    spec = UpperSpec(os.fsencode(base / "upper"), os.fsencode(base / "work"), userxattr=userxattr)
+    upper, work = os.fsencode(base / "upper"), os.fsencode(base / "work")
+    spec = UpperSpec(upper, work, userxattr=userxattr, fresh=fresh)
     overlay = Overlay(trees, spec)
     try:
         yield OverlayTree(overlay)

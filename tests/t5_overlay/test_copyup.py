@@ -1,6 +1,7 @@
 """What a copy-up keeps of a file's bytes: all of them, and its holes."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def as_an_image(path: Path) -> DirectoryLower:
 
 def as_a_directory(path: Path) -> DirectoryLower:
     return open_directory(os.fsencode(path))
+
+
+def test_a_new_upper_directory_is_as_the_root_below(tmp_path: Path) -> None:
+    """One that is not new is left as it is."""
+    lower, upper = tmp_path / "lower", tmp_path / "upper"
+    lower.mkdir()
+    os.setxattr(lower, "user.kept", b"value")
+    lower.chmod(0o1751)
+    os.utime(lower, ns=(1, 2))
+    upper.mkdir(mode=0o700)
+    with opened([lower], tmp_path):
+        assert stat.S_IMODE(upper.stat().st_mode) == 0o700
+    with opened([lower], tmp_path, fresh=True) as tree:
+        assert tree.overlay.files.attributes(tree.overlay.node(1)).mode == stat.S_IFDIR | 0o1751
+    info = upper.stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_mtime_ns) == (0o1751, 2)
+    assert os.getxattr(upper, "user.kept") == b"value"
 
 
 @pytest.mark.parametrize("kind", [as_a_directory, as_an_image])

@@ -148,6 +148,12 @@ def test_name_keeps_changes(run: Runs) -> None:
     assert [path.name for path in (run.containers / "named").iterdir()] == ["other"]
 
 
+def test_the_root_is_the_image_s_whatever_the_umask(run: Runs) -> None:
+    masked = ("sh", "-c", 'umask 077; exec "$@"', "sh")
+    done = run("--name", "mine", "--rm", run.image, "stat -c '%a %u' /", wrapper=masked)
+    assert done == Done(0, "755 0\n", "")
+
+
 def test_name_is_of_one_run_and_one_image(run: Runs, tmp_path: Path) -> None:
     with run.start("--name", "mine", "--stop-timeout", "0.2", run.image, "echo up; sleep 60") as first:
         assert first.stdout is not None
@@ -294,7 +300,7 @@ def test_without_root(run: Runs, tmp_path: Path, ids: str) -> None:
     """As an ordinary user; /dev/fuse may be root's alone here, so the user has one of his own."""
     need_programs(["newuidmap"])
     user = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"]
-    if subprocess.run([*user, *COMMAND, "--version"], capture_output=True, check=False).returncode:
+    if subprocess.run([*user, "env", *COMMAND, "--version"], capture_output=True, check=False).returncode:
         pytest.skip("crfs is installed where only root may look")
     (tmp_path / "dev").mkdir()
     for path in (tmp_path, *tmp_path.parents[:-2]):

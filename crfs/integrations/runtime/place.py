@@ -21,8 +21,10 @@ from crfs.integrations.runtime.engine import Runtime
 from crfs.mount.mountpoint import find_mount
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+# over which image the changes lie
+_IMAGE = "image"
 # of what a run leaves in a directory that stays
-_KEPT = ("upper", "work", "image", "lock")
+_KEPT = ("upper", "work", _IMAGE, "lock")
 
 TakeDown = Callable[[Path], None]
 
@@ -38,13 +40,18 @@ class Place(Struct, frozen=True):
         """Where its root is mounted."""
         return self.directory / "rootfs"
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no container has run here yet."""
+        return not (self.directory / _IMAGE).exists()
+
     def remember_runtime(self, runtime: Runtime) -> None:
         """For who has to clear up after us."""
         (self.directory / "runtime").write_text(runtime.program)
 
     def claim_image(self, digest: str, source: str) -> None:
         """Have it known over which image the changes lie; UsageError where they lie over another."""
-        path = self.directory / "image"
+        path = self.directory / _IMAGE
         with contextlib.suppress(FileNotFoundError):
             known, _, shown = path.read_text().partition(" ")
             if known != digest:
