@@ -17,7 +17,7 @@ import logging
 
 from cython.operator cimport dereference
 from libc.errno cimport EIO, ENODATA, ENOENT, errno
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from libcpp.mutex cimport mutex
 from libcpp.unordered_map cimport unordered_map
@@ -29,160 +29,85 @@ from crfs._native.newfiles cimport (
     find_named,
     find_new,
     forget_new,
-    fstat,
     leave,
     number_of,
     open_new,
     release,
-    stat_t,
-    timespec,
     unlink_new,
 )
-
-
-cdef extern from "<sys/uio.h>" nogil:
-    cdef struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t writev(int fd, const iovec *parts, int count)
-
-cdef extern from "<unistd.h>" nogil:
-    ssize_t pread(int fd, void *data, size_t size, int64_t off)
-    ssize_t pwrite(int fd, const void *data, size_t size, int64_t off)
-    int fchown(int fd, uint32_t uid, uint32_t gid)
-    int ftruncate(int fd, int64_t size)
-
-cdef extern from "<sys/stat.h>" nogil:
-    int fstatat(int fd, const char *name, stat_t *info, int flags)
-    int fchmod(int fd, uint32_t mode)
-    int futimens(int fd, const timespec *times)
-    long UTIME_NOW
-    long UTIME_OMIT
-    uint32_t S_ISUID
-    uint32_t S_ISGID
-
-cdef extern from "<fcntl.h>" nogil:
-    int AT_SYMLINK_NOFOLLOW
-
-cdef extern from "<linux/fuse.h>" nogil:
-    enum:
-        FUSE_BATCH_FORGET
-        FUSE_CREATE
-        FUSE_FORGET
-        FUSE_FSYNCDIR
-        FUSE_GETATTR
-        FUSE_INIT
-        FUSE_LOOKUP
-        FUSE_OPEN
-        FUSE_OPENDIR
-        FUSE_READ
-        FUSE_READDIR
-        FUSE_READDIRPLUS
-        FUSE_RELEASE
-        FUSE_RELEASEDIR
-        FUSE_UNLINK
-        FOPEN_KEEP_CACHE
-        FUSE_ASYNC_READ
-        FUSE_BIG_WRITES
-        FUSE_DO_READDIRPLUS
-        FUSE_READDIRPLUS_AUTO
-        FUSE_SETATTR
-        FUSE_WRITE
-        FUSE_GETXATTR
-        FATTR_MODE
-        FATTR_UID
-        FATTR_GID
-        FATTR_SIZE
-        FATTR_ATIME
-        FATTR_MTIME
-        FATTR_FH
-        FATTR_ATIME_NOW
-        FATTR_MTIME_NOW
-        FATTR_LOCKOWNER
-    cdef struct fuse_in_header:
-        uint32_t len
-        uint32_t opcode
-        uint64_t unique
-        uint64_t nodeid
-        uint32_t uid
-        uint32_t gid
-    cdef struct fuse_out_header:
-        uint32_t len
-        int32_t error
-        uint64_t unique
-    cdef struct fuse_attr:
-        uint64_t ino
-        uint64_t size
-        uint64_t blocks
-        uint64_t atime
-        uint64_t mtime
-        uint64_t ctime
-        uint32_t atimensec
-        uint32_t mtimensec
-        uint32_t ctimensec
-        uint32_t mode
-        uint32_t nlink
-        uint32_t uid
-        uint32_t gid
-        uint32_t blksize
-    cdef struct fuse_attr_out:
-        uint64_t attr_valid
-        uint32_t attr_valid_nsec
-        fuse_attr attr
-    cdef struct fuse_entry_out:
-        uint64_t nodeid
-        uint64_t entry_valid
-        uint32_t entry_valid_nsec
-        uint64_t attr_valid
-        uint32_t attr_valid_nsec
-        fuse_attr attr
-    cdef struct fuse_init_in:
-        uint32_t minor
-        uint32_t max_readahead
-        uint32_t flags
-    cdef struct fuse_init_out:
-        uint32_t major
-        uint32_t minor
-        uint32_t max_readahead
-        uint32_t flags
-        uint32_t max_write
-    cdef struct fuse_read_in:
-        uint64_t fh
-        uint64_t offset
-        uint32_t size
-    cdef struct fuse_release_in:
-        uint64_t fh
-    cdef struct fuse_fsync_in:
-        uint64_t fh
-    cdef struct fuse_create_in:
-        uint32_t mode
-    cdef struct fuse_open_out:
-        uint64_t fh
-        uint32_t open_flags
-    cdef struct fuse_forget_in:
-        uint64_t nlookup
-    cdef struct fuse_forget_one:
-        uint64_t nodeid
-        uint64_t nlookup
-    cdef struct fuse_batch_forget_in:
-        uint32_t count
-    cdef struct fuse_setattr_in:
-        uint32_t valid
-        uint64_t size
-        uint64_t atime
-        uint64_t mtime
-        uint32_t atimensec
-        uint32_t mtimensec
-        uint32_t mode
-        uint32_t uid
-        uint32_t gid
-    cdef struct fuse_write_in:
-        uint64_t offset
-        uint32_t size
-    cdef struct fuse_write_out:
-        uint32_t size
-    cdef struct fuse_getxattr_in:
-        uint32_t size
+from crfs._native.protocol cimport (
+    FATTR_ATIME,
+    FATTR_ATIME_NOW,
+    FATTR_FH,
+    FATTR_GID,
+    FATTR_LOCKOWNER,
+    FATTR_MODE,
+    FATTR_MTIME,
+    FATTR_MTIME_NOW,
+    FATTR_SIZE,
+    FATTR_UID,
+    FOPEN_KEEP_CACHE,
+    FUSE_ASYNC_READ,
+    FUSE_BATCH_FORGET,
+    FUSE_BIG_WRITES,
+    FUSE_CREATE,
+    FUSE_DO_READDIRPLUS,
+    FUSE_FORGET,
+    FUSE_FSYNCDIR,
+    FUSE_GETATTR,
+    FUSE_GETXATTR,
+    FUSE_INIT,
+    FUSE_LOOKUP,
+    FUSE_OPEN,
+    FUSE_OPENDIR,
+    FUSE_READ,
+    FUSE_READDIR,
+    FUSE_READDIRPLUS,
+    FUSE_READDIRPLUS_AUTO,
+    FUSE_RELEASE,
+    FUSE_RELEASEDIR,
+    FUSE_SETATTR,
+    FUSE_UNLINK,
+    FUSE_WRITE,
+    fuse_attr,
+    fuse_attr_out,
+    fuse_batch_forget_in,
+    fuse_create_in,
+    fuse_entry_out,
+    fuse_forget_in,
+    fuse_forget_one,
+    fuse_fsync_in,
+    fuse_getxattr_in,
+    fuse_in_header,
+    fuse_init_in,
+    fuse_init_out,
+    fuse_open_out,
+    fuse_out_header,
+    fuse_read_in,
+    fuse_release_in,
+    fuse_setattr_in,
+    fuse_write_in,
+    fuse_write_out,
+)
+from crfs._native.system cimport (
+    AT_SYMLINK_NOFOLLOW,
+    S_ISGID,
+    S_ISUID,
+    UTIME_NOW,
+    UTIME_OMIT,
+    fchmod,
+    fchown,
+    fstat,
+    fstatat,
+    ftruncate,
+    futimens,
+    iovec,
+    pread,
+    pwrite,
+    stat_t,
+    timespec,
+    writev,
+)
 
 # what a CREATE is answered with
 cdef struct Made:

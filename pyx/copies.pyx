@@ -6,49 +6,29 @@ Whatever is out of the common run (extended attributes, holes) is left to who as
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t
 
-
-cdef extern from "<fcntl.h>" nogil:
-    int O_RDWR
-    int O_CREAT
-    int O_EXCL
-    int O_CLOEXEC
-    int openat(int dir_fd, const char *name, int flags, ...)
-
-cdef extern from "<stdio.h>" nogil:
-    int renameat(int dir_fd, const char *name, int new_dir_fd, const char *new_name)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd)
-    int fchown(int fd, uint32_t uid, uint32_t gid)
-    int unlinkat(int dir_fd, const char *name, int flags)
-    ssize_t pread(int fd, void *data, size_t size, int64_t off)
-    ssize_t pwrite(int fd, const void *data, size_t size, int64_t off)
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        int64_t tv_sec
-        long tv_nsec
-
-cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_t "stat":
-        uint64_t st_ino
-        uint32_t st_mode
-        uint32_t st_uid
-        uint32_t st_gid
-        int64_t st_size
-        int64_t st_blocks
-        timespec st_atim
-        timespec st_mtim
-    int fstat(int fd, stat_t *info)
-    int fchmod(int fd, uint32_t mode)
-    int futimens(int fd, const timespec *times)
-    int utimensat(int dir_fd, const char *name, const timespec *times, int flags)
-
-cdef extern from "<sys/xattr.h>" nogil:
-    ssize_t flistxattr(int fd, char *names, size_t size)
-    int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)
+from crfs._native.system cimport (
+    O_CLOEXEC,
+    O_CREAT,
+    O_EXCL,
+    O_RDWR,
+    close,
+    fchmod,
+    fchown,
+    flistxattr,
+    fsetxattr,
+    fstat,
+    futimens,
+    openat,
+    pread,
+    pwrite,
+    renameat,
+    stat_t,
+    timespec,
+    unlinkat,
+    utimensat,
+)
 
 cdef enum:
     SIZE_MAX = 1 << 16

@@ -3,36 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-
-cdef extern from "<linux/fuse.h>" nogil:
-    cdef struct fuse_attr:
-        uint64_t ino
-        uint64_t size
-        uint64_t blocks
-        uint64_t atime
-        uint64_t mtime
-        uint64_t ctime
-        uint32_t atimensec
-        uint32_t mtimensec
-        uint32_t ctimensec
-        uint32_t mode
-        uint32_t nlink
-        uint32_t uid
-        uint32_t gid
-        uint32_t rdev
-        uint32_t blksize
-    cdef struct fuse_entry_out:
-        uint64_t nodeid
-        uint64_t entry_valid
-        uint64_t attr_valid
-        uint32_t entry_valid_nsec
-        uint32_t attr_valid_nsec
-        fuse_attr attr
-    cdef struct fuse_dirent:
-        uint64_t ino
-        uint64_t off
-        uint32_t namelen
-        uint32_t type
+from crfs._native.protocol cimport fuse_attr, fuse_dirent, fuse_entry_out
 
 cdef enum:
     HEADER = 24

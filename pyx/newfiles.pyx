@@ -11,23 +11,21 @@ from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
 from cython.operator cimport dereference
 
-
-cdef extern from "<fcntl.h>" nogil:
-    int O_RDWR
-    int O_CREAT
-    int O_EXCL
-    int O_NOFOLLOW
-    int O_CLOEXEC
-    int O_PATH
-    int openat(int dir_fd, const char *name, int flags, ...)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int fd)
-    int fchown(int fd, uint32_t uid, uint32_t gid)
-    int unlinkat(int dir_fd, const char *name, int flags)
-
-cdef extern from "<sys/stat.h>" nogil:
-    int fchmod(int fd, uint32_t mode)
+from crfs._native.system cimport (
+    O_CLOEXEC,
+    O_CREAT,
+    O_EXCL,
+    O_NOFOLLOW,
+    O_PATH,
+    O_RDWR,
+    close,
+    fchmod,
+    fchown,
+    fstat,
+    openat,
+    stat_t,
+    unlinkat,
+)
 
 # crfs.overlay.numbers: _UPPER and _folded()
 cdef uint64_t UPPER = <uint64_t>1 << 60

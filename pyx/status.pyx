@@ -9,32 +9,17 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        int64_t tv_sec
-        long tv_nsec
-
-cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_t "stat":
-        uint64_t st_dev
-        uint64_t st_ino
-        uint32_t st_mode
-        uint64_t st_nlink
-        uint32_t st_uid
-        uint32_t st_gid
-        uint64_t st_rdev
-        int64_t st_size
-        int64_t st_blocks
-        timespec st_atim
-        timespec st_mtim
-        timespec st_ctim
-    int fstatat(int fd, const char *path, stat_t *info, int flags)
-
-cdef extern from "<fcntl.h>" nogil:
-    int AT_SYMLINK_NOFOLLOW
-    int O_RDONLY, O_DIRECTORY, O_CLOEXEC
-    int openat(int fd, const char *path, int flags)
+from crfs._native.system cimport (
+    AT_SYMLINK_NOFOLLOW,
+    O_CLOEXEC,
+    O_DIRECTORY,
+    O_RDONLY,
+    S_ISDIR,
+    fstatat,
+    openat,
+    stat_t,
+    timespec,
+)
 
 cdef extern from "<errno.h>" nogil:
     # one that can be set
@@ -48,9 +33,6 @@ cdef extern from "<dirent.h>" nogil:
     DIR *fdopendir(int fd)
     dirent *readdir(DIR *directory)
     int closedir(DIR *directory)
-
-cdef extern from "<sys/stat.h>" nogil:
-    bint S_ISDIR(uint32_t mode)
 
 
 cdef class Status:

@@ -19,6 +19,7 @@ from posix.dlfcn cimport RTLD_NOW, dlopen, dlsym
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from crfs._native.answers cimport answer
+from crfs._native.protocol cimport FUSE_READ, FUSE_READDIR, fuse_in_header
 
 
 cdef extern from "<semaphore.h>" nogil:
@@ -56,24 +57,12 @@ cdef struct fuse_buf:
     int flags
     void *mem
 
-# linux/fuse.h: what begins every request, and the first of what follows in a read
-cdef struct in_header:
-    uint32_t len
-    uint32_t opcode
-    uint64_t unique
-    uint64_t nodeid
-    uint32_t uid
-    uint32_t gid
-    uint32_t pid
-    uint32_t padding
-
+# what begins a request to read
 cdef struct read_in:
-    in_header header
+    fuse_in_header header
     uint64_t fh
 
 cdef enum:
-    READ = 15
-    READDIR = 28
     FUSE_BUF_IS_FD = 1 << 1
 
 ctypedef int (*Receive)(void *session, void *buf, void **channel) noexcept nogil
@@ -130,11 +119,11 @@ cdef void understand(fuse_buf *buf) noexcept nogil:
     """Note who asks, and have a read know what is read."""
     global request_pid
     cdef read_in *request = <read_in *>buf.mem
-    if buf.flags & FUSE_BUF_IS_FD or buf.size < sizeof(in_header):
+    if buf.flags & FUSE_BUF_IS_FD or buf.size < sizeof(fuse_in_header):
         request_pid = 0
         return
     request_pid = request.header.pid
-    if buf.size >= sizeof(read_in) and request.fh == 0 and request.header.opcode in (READ, READDIR):
+    if buf.size >= sizeof(read_in) and request.fh == 0 and request.header.opcode in (FUSE_READ, FUSE_READDIR):
         request.fh = request.header.nodeid
 
 

@@ -1,24 +1,7 @@
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libcpp.string cimport string
 
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        int64_t tv_sec
-        long tv_nsec
-
-cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_t "stat":
-        uint64_t st_ino
-        uint32_t st_mode
-        uint64_t st_nlink
-        uint32_t st_uid
-        uint32_t st_gid
-        int64_t st_size
-        int64_t st_blocks
-        timespec st_atim
-        timespec st_mtim
-        timespec st_ctim
-    int fstat(int fd, stat_t *info)
+from crfs._native.system cimport stat_t
 
 # a file that was made here, and that nobody but the kernel knows yet
 cdef cppclass NewFile:
