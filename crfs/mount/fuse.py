@@ -16,6 +16,7 @@ from crfs.fuse.session import NETWORK_WORKERS, Operations, open_session, serve
 from crfs.fuse.statedirectory import StateDirectory
 from crfs.image.report import Report, state_files
 from crfs.mount.engines.choice import FUSE, Choice
+from crfs.mount.leftovers import sweep
 from crfs.mount.mountpoint import find_mount
 from crfs.mount.state import stated
 from crfs.mount.telling import telling
@@ -93,7 +94,8 @@ def serve_operations(
 
 @contextlib.contextmanager
 def announced(request: MountRequest) -> Iterator[None]:
-    """Have it known what is mounted, and that this process serves it."""
+    """Have it known what is mounted, and that this process serves it; and nothing more of what nobody serves."""
+    sweep()
     mounted = find_mount(request.mountpoint)
     if mounted is None:
         yield

@@ -158,10 +158,14 @@ class Crfs:
         """What is mounted in the place."""
         return [line for line in mount_table() if line.at.is_relative_to(self.place)]
 
+    @property
+    def runtime(self) -> Path:
+        """The runtime directory; as root, that of all."""
+        return Path("/run/crfs") if os.geteuid() == 0 else self.place / "runtime/crfs"
+
     def states(self) -> list[Path]:
         """State files of the place's mounts."""
-        runtime = Path("/run/crfs") if os.geteuid() == 0 else self.place / "runtime/crfs"
-        found = runtime.iterdir() if runtime.exists() else ()
+        found = self.runtime.iterdir() if self.runtime.exists() else ()
         return [path for path in found if f"{self.place}/" in _text(path)]
 
     def leftovers(self) -> list[str]:

@@ -4,6 +4,8 @@ way of another.
 
 import contextlib
 import errno
+import fcntl
+import json
 import os
 import random
 import signal
@@ -135,6 +137,35 @@ def test_what_the_kernel_has_found_outlives_it_and_the_next_is_another(
     for at in where:
         shared.umount(at)
     expect_servers(shared, 0)
+
+
+def test_what_it_has_left_goes_with_the_next_mount(shared: Crfs, sources: tuple[str, str]) -> None:
+    """States, sockets and locks, the warm process's as well; not those of a mount that is still there."""
+    gone, there = (shared.mount(source) for source in sources)
+    wait_until(lambda: bool(warm_processes(shared)), 10)
+    before = set(shared.runtime.iterdir())
+    for pid in shared.pids():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not shared.pids(), 10)
+    run_program("umount", "-l", gone)
+    doors = {path for path in before if path.suffix == ".lock" and not _is_locked(path)}
+    assert {path.name.partition("-")[0] for path in doors} == {"server", "warm"}
+    assert len(shared.states()) == 2
+    at = shared.mount(sources[0], "--engine", "fuse", "--no-server")
+    assert not [path for path in doors if path.exists() or path.with_suffix(".sock").exists()]
+    assert "its process is gone" in shared.run("status", there).out
+    assert sorted(json.loads(path.read_text())["mountpoint"] for path in shared.states()) == [
+        str(where) for where in (there, at)
+    ]
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def test_one_that_ends_makes_room_for_the_next(shared: Crfs, sources: tuple[str, str]) -> None:
