@@ -30,9 +30,11 @@ def index_tar(path: Path, name: str) -> LayerIndex:
     index = LayerIndex()
     reserved: list[tarfile.TarInfo] = []
     info = None
+    end = 0
     try:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
             for info in tar:
+                end = tar.offset
                 # tarfile keeps every header it has met
                 tar.members = []  # type: ignore[attr-defined]
                 if info.size < 0:
@@ -42,7 +44,7 @@ def index_tar(path: Path, name: str) -> LayerIndex:
                     reserved.append(info)
                 else:
                     _add(index, info)
-            _check_end(tar)
+            _check_end(tar, end)
         if info is None or info.name != TOC_NAME:
             for info in reserved:
                 _add(index, info)
@@ -54,12 +56,12 @@ def index_tar(path: Path, name: str) -> LayerIndex:
     return index
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
+def _check_end(tar: tarfile.TarFile, end: int) -> None:
     """A tar ends with zeros or with the file; tarfile takes a damaged header for its end as well."""
     assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
+    tar.fileobj.seek(end)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise FormatError(f"the tar has a damaged header at {tar.offset}")
+        raise FormatError(f"the tar has a damaged header at {end}")
 
 
 def _bytes(text: str) -> bytes:

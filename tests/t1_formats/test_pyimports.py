@@ -30,7 +30,7 @@ def told(imports: list[Import]) -> list[tuple[int, str, tuple[str, ...]]]:
 
 
 def is_aside(test: ast.expr) -> bool:
-    return any(text in ast.unparse(test) for text in ("TYPE_CHECKING", "__name__"))
+    return any(text in ast.unparse(test) for text in ("TYPE_CHECKING", "__name__", "False"))
 
 
 def iter_imports(body: list[ast.stmt], aside: bool = False) -> Iterator[tuple[bool, Import]]:
