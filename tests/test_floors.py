@@ -52,6 +52,7 @@ EXCEPTIONS = {
 }
 # imports that are not at the top: (importer, imported) -> why. Both are patterns
 LATE = {
+    ("crfs.blobs.runtimeplace", "warnings"): "root needs no platformdirs, nor what is said by it",
     ("crfs.blobs.network", "crfs.blobs.*"): "not for a mount whose image is all in the cache",
     ("crfs.cli.compose", "crfs.cli.sources"): "not for a mount whose image is all in the cache",
     ("crfs.cli.likely", "crfs.image.attached"): "not for a mount that has a trace, or wants none",

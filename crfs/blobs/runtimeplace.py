@@ -10,9 +10,14 @@ def runtime_place() -> str:
     """
     if os.geteuid() == 0 and os.access("/run", os.W_OK):
         return "/run/crfs"
-    import platformdirs  # late: not for root
+    import warnings  # late, both: not for root
+
+    import platformdirs
 
     if os.geteuid() == 0:
         given = os.environ.get("XDG_RUNTIME_DIR")
         return f"{given}/crfs" if given else f"{platformdirs.user_state_dir('crfs')}/run"
-    return platformdirs.user_runtime_dir("crfs")
+    with warnings.catch_warnings():
+        # it says so where $XDG_RUNTIME_DIR may be looked into by others, and names another place
+        warnings.simplefilter("ignore")
+        return platformdirs.user_runtime_dir("crfs")

@@ -110,6 +110,7 @@ def announced(request: MountRequest) -> Iterator[None]:
             request.upper,
             choice.engine,
             choice.passed_over,
+            reports=request.report is not None,
         )
         # forgotten last: then nothing is left of it
         known.enter_context(state)

@@ -18,7 +18,8 @@ class MountState(msgspec.Struct, frozen=True):
     """A mount and the process that serves it; `started` is the process's start in clock ticks (proc(5)).
 
     Of an overlay: its `lowers`, topmost first, as sources that can be opened again, images by digest; and `upper`.
-    `engine` serves it, and those that would have been better were passed over, each for a reason.
+    `engine` serves it, and those that would have been better were passed over, each for a reason. Without images
+    nothing is fetched, and it `reports` nothing (telling).
     """
 
     mountpoint: str
@@ -29,6 +30,7 @@ class MountState(msgspec.Struct, frozen=True):
     upper: str | None = None
     engine: str = "fuse"
     passed_over: dict[str, str] = {}
+    reports: bool = True
 
 
 def _path(device: str) -> Path:
@@ -55,6 +57,7 @@ def stated(
     upper: str | None = None,
     engine: str = "fuse",
     passed_over: Mapping[str, str] = {},
+    reports: bool = True,
 ) -> Iterator[None]:
     """Have it known, for as long as this lasts, that this process serves the mount with that device number.
 
@@ -71,6 +74,7 @@ def stated(
             None if upper is None else _shown(upper),
             engine,
             dict(passed_over),
+            reports,
         )
         _store(device, state)
     try:

@@ -58,11 +58,11 @@ def _status(at: bytes, mounted: Mounted) -> MountStatus:
     if state is None:
         lost = is_lost(mounted.device) or is_dead(Path(os.fsdecode(at)))
         return MountStatus(shown, mounted.source, Health.LOST if lost else Health.FOREIGN)
-    return _running(shown, state, ask(mounted.device, state.pid))
+    return _running(shown, state, ask(mounted.device, state.pid) if state.reports else None)
 
 
 def _running(at: str, state: MountState, report: Report | None) -> MountStatus:
-    health = Health.SILENT if report is None else Health.RUNNING
+    health = Health.SILENT if state.reports and report is None else Health.RUNNING
     return MountStatus(
         at, state.source, health, state.pid, state.engine, state.passed_over, state.upper, report
     )

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from crfs.registry.server import Registry
+from tests.support.dockerregistry import need_root
 from tests.support.layers import Dir, Entry, File
 from tests.support.mounting import Crfs, run_program, wait_until
 from tests.t6_mount.images import Layer, estargz_layer, noise, noisy, push
@@ -116,6 +117,19 @@ def test_other_engines_are_asked_by_the_command(crfs: Crfs, source: str, engine:
     assert (found["engine"], found["upper"]) == (engine, str(upper))
     assert found["report"]["cached"] + found["report"]["waited"] >= LARGE
     crfs.umount(root)
+
+
+@pytest.mark.parametrize("engine", ["fuse", "overlay"])
+def test_directories_have_nothing_to_tell(crfs: Crfs, tmp_path: Path, engine: str) -> None:
+    """No image is below: the mount is served all the same."""
+    need_root()
+    lower, upper, work = (tmp_path / name for name in ("lower", "upper", "work"))
+    for path in (lower, upper, work):
+        path.mkdir()
+    at = crfs.mount(lower, "--engine", engine, "--upper", upper, "--work", work)
+    (told,) = status(crfs, at)
+    assert (told["health"], told["engine"], told["report"]) == ("running", engine, None)
+    assert crfs.run("status", at).out.splitlines()[-1] == f"Process:  {crfs.daemon()}"
 
 
 def test_lost_mount_is_told_of(crfs: Crfs, source: str) -> None:
