@@ -278,12 +278,12 @@ def check_directories(spec: UpperSpec, lowers: Sequence[bytes]) -> None:
         raise MountError(f"{os.fsdecode(work)}: upper and work directory must be on one file system")
     if _holds(upper, work) or _holds(work, upper):
         raise MountError(f"{os.fsdecode(work)}: upper and work directory must lie apart")
-    for path in lowers:
-        lower = os.path.realpath(path)
-        if _holds(lower, upper) or _holds(upper, lower):
-            raise MountError(
-                f"{os.fsdecode(upper)}: the upper directory lies in the lower one {os.fsdecode(lower)}"
-            )
+    for lower in map(os.path.realpath, lowers):
+        for kind, path in (("upper", upper), ("work", work)):
+            if _holds(lower, path) or _holds(path, lower):
+                raise MountError(
+                    f"{os.fsdecode(path)}: the {kind} directory lies in the lower one {os.fsdecode(lower)}"
+                )
     for path in (upper, work):
         if not os.access(path, os.W_OK | os.X_OK):
             raise MountError(f"{os.fsdecode(path)}: can't be written to")

@@ -51,6 +51,13 @@ def test_should_refuse_upper_in_lower(crfs_overlay: FuseOverlay, layers: Layers)
     assert sorted(os.listdir(layers.lowers[0])) == ["file", "upper"]
 
 
+def test_should_refuse_work_in_lower(crfs_overlay: FuseOverlay, layers: Layers) -> None:
+    inside = layers.lowers[0] / "work"
+    inside.mkdir()
+    refused(crfs_overlay, Layers(layers.lowers, layers.upper, inside), "work directory lies in the lower")
+    assert list(inside.iterdir()) == []
+
+
 def test_should_refuse_upper_that_is_lower(crfs_overlay: FuseOverlay, layers: Layers) -> None:
     refused(crfs_overlay, Layers(layers.lowers, layers.lowers[0], layers.work), "lower")
     assert os.listdir(layers.lowers[0]) == ["file"]
