@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from crfs.blobs.blob import ImageSource
 from crfs.convert.entries import TarEntry
-from crfs.convert.flatten import iter_flat
+from crfs.convert.flatten import Flat
 from crfs.convert.inputs import BlobInput, Input
 from crfs.convert.lazylayer import ConvertedLayer, write_layer
 from crfs.convert.plain import tar_pieces, write_plain
@@ -401,10 +401,10 @@ class Converter:
         size = 2 * sum(one.size or 0 for one in inputs)
         plan, pool, seen = self._plan, self._services.pool, self._advances(label)
         self._services.progress.begin(label, size)
-        layers = [partial(one.open_entries, seen) for one in inputs]
+        layers = Flat([partial(one.open_entries, seen) for one in inputs])
 
         def flat() -> closing[Generator[TarEntry, None, None]]:
-            return closing(iter_flat(layers))
+            return closing(layers.iter_entries())
 
         name = inputs[0].name.rpartition(": ")[0]
 

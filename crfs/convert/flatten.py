@@ -1,10 +1,11 @@
-"""Many layers as the entries of one: what an upper layer hides or replaces is left out, and no mark is kept.
+"""Many layers as the entries of one: what a mount of them shows, each object once, and no marks.
 
-Layers are read from the top down, so that nothing has to be kept but names. Hard links come last, because their
-target may lie in a layer that is read later; and where the file that a link stands for is hidden, the first link of
-it that is not becomes the file. To know those, a layer is read twice.
+What stands, and under which names, is the union's business (crfs._native.union): it is told of all headers, and the
+layers are read again for the objects that it left. All names of an object come together, so that hard links have their
+targets before them wherever these came from, and none leads through a symbolic link.
 """
 
+import stat
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -12,134 +13,140 @@ from copy import copy
 
 from msgspec import Struct
 
-from crfs.convert.entries import TarEntry, clean_name
+from crfs._native.index import Tree
+from crfs._native.layerindex import LayerIndex
+from crfs._native.union import merge
+from crfs.convert.entries import TarEntry
 from crfs.convert.landmarks import is_landmark
-from crfs.convert.standing import Standing, parents
 from crfs.formats.toc import RESERVED_NAMES, TOC_NAME
-from crfs.formats.whiteout import OPAQUE_NAME, WHITEOUT_PREFIX
 
 Opener = Callable[[], AbstractContextManager[Iterable[TarEntry]]]
+_ROOT = 1
+_ALL = (1 << 32) - 1
+_TYPES = {
+    tarfile.DIRTYPE: stat.S_IFDIR,
+    tarfile.SYMTYPE: stat.S_IFLNK,
+    tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK,
+    tarfile.FIFOTYPE: stat.S_IFIFO,
+}
 
 
-class _Hidden:
-    """What the layers read so far, the upper ones, have put over those below."""
+class _Stands(Struct):
+    """The names of what stands, by the numbers of its entries: one of each, and the others of those that have some.
 
-    def __init__(self) -> None:
-        # of each name: whether what lies below it is still to be seen, for it is a directory
-        self._names: dict[str, bool] = {}
-        # directories that have no entry of their own, but something in them
-        self._implied: set[str] = set()
-        self._opaque: set[str] = set()
+    `empty` are directories with nothing in them that no entry is about.
+    """
 
-    def hides(self, name: str, info: tarfile.TarInfo) -> bool:
-        """Whether something of the lower layers can't be seen."""
-        if name in self._names or (name in self._implied and not info.isdir()):
-            return True
-        return any(self._names.get(parent) is False or parent in self._opaque for parent in parents(name))
+    names: dict[int, str]
+    links: dict[int, list[str]]
+    empty: list[str]
 
-    def add(self, names: dict[str, bool], gone: Iterable[str], opaque: Iterable[str]) -> None:
-        """One more layer lies over those below."""
-        for name, is_directory in names.items():
-            self._names.setdefault(name, is_directory)
-            self._implied.update(parents(name))
-        for name in gone:
-            self._names.setdefault(name, False)
-        self._opaque.update(opaque)
+    def of(self, number: int) -> list[str]:
+        """The names of an entry's object, sorted."""
+        return sorted([self.names[number], *self.links.get(number, ())])
 
 
-def iter_flat(layers: Sequence[Opener]) -> Generator[TarEntry, None, None]:
-    """The entries of `layers`, bottom first, as one; each is opened twice."""
-    hidden = _Hidden()
-    links: list[TarEntry] = []
-    for layer in reversed(layers):
-        headers = _read_headers(layer)
-        promoted = _promote(headers.infos, hidden)
-        with layer() as entries:
-            for number, entry in enumerate(entries):
-                stands = headers.standing.written(number, entry)
-                if stands is not None:
-                    yield from _place(stands, _final(headers.infos, stands.name), promoted, hidden, links)
-        hidden.add({name: info.isdir() for name, info in headers.infos.items()}, headers.gone, headers.opaque)
-    yield from reversed(links)
+class Flat:
+    """`layers`, bottom first, as one. They are read once for what stands, and once more by each iter_entries()."""
+
+    def __init__(self, layers: Sequence[Opener]) -> None:
+        self._layers = layers
+        self._stands: _Stands | None = None
+
+    def iter_entries(self) -> Generator[TarEntry, None, None]:
+        """The entries; FormatError where the layers have no tree, as with a link to nothing."""
+        if self._stands is None:
+            self._stands = _look(self._layers)
+        stands, number = self._stands, 0
+        for layer in self._layers:
+            with layer() as entries:
+                for number, entry in enumerate(entries, number + 1):  # noqa: B020 - it goes on over all layers
+                    if number in stands.names:
+                        yield from _placed(entry, stands.of(number))
+        yield from map(_directory, stands.empty)
 
 
-class _Headers(Struct):
-    """What stands of a layer, and by name the headers of that; what is whited out; which directories are opaque."""
+def _look(layers: Sequence[Opener]) -> _Stands:
+    indexes, last = [], 0
+    for layer in layers:
+        index, last = _index(layer, last)
+        indexes.append(index)
+    return _walk(Tree(merge(indexes)))
 
-    standing: Standing
-    infos: dict[str, tarfile.TarInfo]
-    gone: list[str]
-    opaque: list[str]
 
-
-def _read_headers(layer: Opener) -> _Headers:
-    headers = _Headers(Standing(), {}, [], [])
-    met: list[tuple[int, TarEntry]] = []
-    reserved: list[tuple[int, TarEntry]] = []
-    last = ""
+def _index(layer: Opener, last: int) -> tuple[LayerIndex, int]:
+    """The headers of a layer, whose entries are numbered from `last` on, and the number of its last one."""
+    index, reserved, name = LayerIndex(), list[tuple[int, TarEntry]](), ""
     with layer() as entries:
-        for number, entry in enumerate(entries):
-            last = entry.name
-            head, _, base = entry.name.rpartition("/")
-            if base == OPAQUE_NAME:
-                headers.opaque.append(head)
-            elif base.startswith(WHITEOUT_PREFIX):
-                if not base.startswith(WHITEOUT_PREFIX * 2):
-                    headers.gone.append(f"{head}/{base[len(WHITEOUT_PREFIX) :]}".lstrip("/"))
+        for last, entry in enumerate(entries, last + 1):  # noqa: B020 - the same count
+            name = entry.name
+            if name not in RESERVED_NAMES:
+                _add(index, last, entry.info)
             elif not is_landmark(entry):
-                found = reserved if entry.name in RESERVED_NAMES else met
-                found.append((number, TarEntry(entry.info)))
-    if last != TOC_NAME:
+                reserved.append((last, TarEntry(entry.info)))
+    if name != TOC_NAME:
         # no earlier conversion has put them there
-        met += reserved
-    for number, entry in met:
-        headers.standing.add(number, entry)
-    headers.standing.finish()
-    stand = filter(None, (headers.standing.written(number, entry) for number, entry in met))
-    headers.infos.update((entry.name, entry.info) for entry in stand)
-    headers.opaque += headers.standing.anew
-    return headers
+        for number, entry in reserved:
+            _add(index, number, entry.info)
+    index.seal(1)
+    return index, last
 
 
-def _promote(headers: dict[str, tarfile.TarInfo], hidden: _Hidden) -> dict[str, str]:
-    """For each hidden file that links of this layer stand for: the first of those that can be seen."""
-    promoted: dict[str, str] = {}
-    for name, info in headers.items():
-        target = _final(headers, name)
-        if target != name and hidden.hides(target, headers[target]) and not hidden.hides(name, info):
-            promoted.setdefault(target, name)
-    return promoted
+def _add(index: LayerIndex, number: int, info: tarfile.TarInfo) -> None:
+    """Tell of an entry; its number goes as its time, which the union takes along and doesn't look at."""
+    name, link = _bytes(info.name), _bytes(info.linkname)
+    if info.islnk():
+        index.add_hardlink(name, link)
+    else:
+        index.add(name, _TYPES.get(info.type, stat.S_IFREG), 0, 0, 0, number, 0, link, None)
 
 
-def _final(headers: dict[str, tarfile.TarInfo], name: str) -> str:
-    """What a link stands for, over other links of its layer; itself for all else."""
-    seen = {name}
-    while headers[name].islnk():
-        target = clean_name(headers[name].linkname)
-        if target not in headers or target in seen:
-            break
-        seen.add(target)
-        name = target
-    return name
+def _walk(tree: Tree) -> _Stands:
+    found = _Stands({}, {}, [])
+    if number := tree.attributes(_ROOT).mtime_ns:
+        found.names[number] = ""
+    going = [(_ROOT, "")]
+    while going:
+        directory, above = going.pop()
+        entries = tree.entries(directory, 0, _ALL)
+        if not entries and above and not tree.attributes(directory).mtime_ns:
+            found.empty.append(above.rstrip("/"))
+        for raw, inode, mode in entries:
+            name = above + raw.decode("utf-8", "surrogateescape")
+            if stat.S_ISDIR(mode):
+                going.append((inode, f"{name}/"))
+            if (number := tree.attributes(inode).mtime_ns) and found.names.setdefault(number, name) != name:
+                found.links.setdefault(number, []).append(name)
+    return found
 
 
-def _place(
-    entry: TarEntry, target: str, promoted: dict[str, str], hidden: _Hidden, links: list[TarEntry]
-) -> Iterator[TarEntry]:
-    """The entry as it is to be written, if it is; links, which stand for `target`, are put aside."""
-    name = entry.name
-    if not entry.info.islnk():
-        if not hidden.hides(name, entry.info):
-            yield entry
-        elif name in promoted:
-            yield _renamed(entry, promoted[name])
-    elif not hidden.hides(name, entry.info) and promoted.get(target) != name:
-        info = copy(entry.info)
-        info.linkname = promoted.get(target, info.linkname if target == name else target)
-        links.append(TarEntry(info))
+def _placed(entry: TarEntry, names: Sequence[str]) -> Iterator[TarEntry]:
+    """The entry as a file of these names: as it is if one of them is its own."""
+    first = entry.name if entry.name in names else names[0]
+    yield entry if first == entry.name else _renamed(entry, first)
+    yield from (_link(entry.info, name, first) for name in names if name != first)
 
 
 def _renamed(entry: TarEntry, name: str) -> TarEntry:
     info = copy(entry.info)
     info.name = name
     return TarEntry(info, entry.open_payload)
+
+
+def _link(info: tarfile.TarInfo, name: str, target: str) -> TarEntry:
+    """A hard link with the attributes of its file, but for what only that one is asked for."""
+    link = copy(info)
+    link.name, link.type, link.linkname = name, tarfile.LNKTYPE, target
+    link.size, link.mtime, link.pax_headers = 0, int(info.mtime), {}
+    return TarEntry(link)
+
+
+def _directory(name: str) -> TarEntry:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return TarEntry(info)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -35,8 +35,6 @@ class Standing:
         self.names: dict[str, int] = {}
         # what hard links are links to
         self.targets: dict[int, str] = {}
-        # directories that stand where the layer had put something else before
-        self.anew: set[str] = set()
         # why what stands can't be written in another order than the layer's
         self.trouble: str | None = None
         self._directories: set[str] = set()
@@ -103,7 +101,6 @@ class Standing:
     def _replace(self, name: str) -> None:
         """A directory takes the place of something else, and hides what that hid of the layers below."""
         self.trouble = f"{name!r} is first something else and then a directory"
-        self.anew.add(name)
         self._remove(name)
 
     def _remove(self, name: str) -> None:

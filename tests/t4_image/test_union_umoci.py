@@ -1,7 +1,5 @@
 """The oracle of merging is compared with what `umoci unpack` really leaves on disk."""
 
-import hashlib
-import json
 import os
 import stat
 import tempfile
@@ -11,9 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from benches.commands import CommandFailed, run
+from benches.commands import CommandFailed
 from crfs.errors import FormatError
 from tests.support.dockerregistry import need_programs, need_root
+from tests.support.umoci import unpacked
 from tests.support.union_entries import (
     Entry,
     directory,
@@ -50,40 +49,6 @@ _STACKS: list[list[list[Entry]]] = [
     [[file(b"a", 1), file(b"d/x", 2)], [hardlink(b"d/b", b"a"), whiteout(b"d")]],
     [[file(b"a/b/c", 1)], [file(b"a", 2)], [file(b".wh..wh.plnk", 3), directory(b"a"), opaque(b".")]],
 ]
-
-
-def _blob(layout: Path, data: bytes, media_type: str) -> dict[str, object]:
-    digest = hashlib.sha256(data).hexdigest()
-    (layout / "blobs/sha256" / digest).write_bytes(data)
-    return {
-        "mediaType": f"application/vnd.oci.image.{media_type}",
-        "digest": f"sha256:{digest}",
-        "size": len(data),
-    }
-
-
-def _write_layout(layout: Path, stack: Sequence[Sequence[Entry]]) -> None:
-    """An OCI layout with one image of uncompressed layers, `latest`."""
-    (layout / "blobs/sha256").mkdir(parents=True)
-    layers = [_blob(layout, tarred(entries), "layer.v1.tar") for entries in stack]
-    diff_ids = [layer["digest"] for layer in layers]
-    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids}}
-    manifest = {
-        "schemaVersion": 2,
-        "config": _blob(layout, json.dumps(config).encode(), "config.v1+json"),
-        "layers": layers,
-    }
-    named = _blob(layout, json.dumps(manifest).encode(), "manifest.v1+json")
-    named["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
-    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
-    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-
-
-def _unpacked(directory: Path, stack: Sequence[Sequence[Entry]]) -> Path:
-    """What umoci makes of a stack; CommandFailed where it refuses."""
-    _write_layout(directory / "layout", stack)
-    run("umoci", "unpack", "--image", f"{directory / 'layout'}:latest", directory / "bundle")
-    return directory / "bundle/rootfs"
 
 
 def _paths(root: Path) -> Iterator[tuple[bytes, Path]]:
@@ -144,7 +109,7 @@ def _check(stack: Sequence[Sequence[Entry]]) -> bool:
         return False
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            root = _unpacked(Path(temporary), stack)
+            root = unpacked(Path(temporary), [tarred(entries) for entries in stack])
         except CommandFailed:
             return False
         assert merged is not None, "umoci unpacks what has no tree here"

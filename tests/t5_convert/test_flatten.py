@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 
 from crfs.convert.entries import TarEntry
-from crfs.convert.flatten import iter_flat
+from crfs.convert.flatten import Flat
 from crfs.convert.plain import tar_pieces
 from crfs.convert.tarstream import TarStream
 from crfs.convert.wanted import Wanted, iter_wanted_first
@@ -37,13 +37,13 @@ def read(entries: Iterable[TarEntry]) -> dict[str, bytes]:
 def test_upper_layers_hide() -> None:
     lower = [Dir("d"), File("d/a", b"a"), File("d/b", b"b"), Dir("o"), File("o/x", b"x"), File("kept", b"k")]
     upper = [whiteout("d/a"), File("d/b", b"B"), opaque("o"), File("o/y", b"y")]
-    found = read(iter_flat([opener(lower), opener(upper)]))
+    found = read(Flat([opener(lower), opener(upper)]).iter_entries())
     assert found == {"d": b"", "d/b": b"B", "o": b"", "o/y": b"y", "kept": b"k"}
 
 
 def test_link_of_a_hidden_file_becomes_the_file() -> None:
     lower = [File("f", b"old"), Hardlink("g", "f"), Hardlink("h", "f")]
-    found = read(iter_flat([opener(lower), opener([File("f", b"new")])]))
+    found = read(Flat([opener(lower), opener([File("f", b"new")])]).iter_entries())
     assert found == {"f": b"new", "g": b"old", "h": b"old"}
 
 
