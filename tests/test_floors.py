@@ -78,7 +78,6 @@ LATE = {
     ("crfs.cli.overlaycommand", "crfs.cli.overlay"): "the engine is of no use to --version and wrong uses",
     ("crfs.cli.main", "crfs.cli.commands"): "not for a mount that is handed over",
     ("crfs.cli.overlayfs", "crfs.cli.overlaycommand"): "not for a mount that is handed over",
-    ("crfs.cli.background", "crfs.mount.daemon"): "not for a mount that is handed over",
     ("crfs.fuse.unmount", "subprocess"): "most mounts are taken down by others",
     ("crfs.blobs.runtimeplace", "platformdirs"): "not for root",
     ("crfs.cli.background", "crfs.mount.warm"): "only the first mount leaves a warm process",

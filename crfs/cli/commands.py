@@ -4,6 +4,7 @@ Exit status: 0, 1 for a failure, 2 for a wrong use. Subcommands are imported whe
 """
 
 import argparse
+import functools
 import gc
 import importlib
 import os
@@ -33,8 +34,12 @@ COMMANDS = {
 }
 
 
+@functools.cache
 def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser; only the options of the subcommand that is about to run are added."""
+    """The parser; only the options of the subcommand that is about to run are added.
+
+    It takes longer to make than all else that a mount does: a warm process has it.
+    """
     parser = argparse.ArgumentParser(
         prog="crfs",
         description="Mount container images straight from their registry: bytes are fetched as they are read",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from crfs import __version__
 from crfs.blobs.directories import log_directory
-from crfs.cli.background import OVERLAYFS as PROGRAM
 from crfs.cli.background import run_in_background
+from crfs.cli.handedover import OVERLAYFS as PROGRAM
 from crfs.cli.options import configure_log, open_log
 from crfs.errors import CrfsError, UsageError
 from crfs.integrations.fuseoverlayfs import parse_request, parse_words

@@ -1,9 +1,9 @@
 """The command `crfs-overlayfs`. It is handed over to a warm process, if there is one, before more is loaded."""
 
 import sys
-from collections.abc import Sequence
+from _collections_abc import Sequence
 
-from crfs.cli.background import OVERLAYFS, run_or_hand_over
+from crfs.cli.handedover import OVERLAYFS, run_or_hand_over
 
 
 def main(argv: Sequence[str] | None = None) -> int:

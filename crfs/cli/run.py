@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from crfs.blobs.directories import container_directory, runtime_directory
-from crfs.cli.background import hand_over_mount
+from crfs.cli.handedover import hand_over_mount
 from crfs.cli.options import add_background_options, add_log_options, add_source_options, add_trace_options
 from crfs.cli.runoptions import add_run_options, wish_of
 from crfs.cli.umount import take_away

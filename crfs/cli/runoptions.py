@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from crfs.cli.background import NO_SERVER
+from crfs.cli.handedover import NO_SERVER
 from crfs.errors import UsageError
 from crfs.integrations.runtime.bundle import Volume, Wish
 from crfs.integrations.runtime.spec import ConsoleSize

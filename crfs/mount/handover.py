@@ -12,7 +12,7 @@ import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from _collections_abc import Iterator, Sequence
 
 from crfs.blobs.runtimeplace import runtime_place
 

@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from crfs.mount import handover
 from crfs.mount.handover import DISABLE, identity
 from crfs.mount.warm import IDLE_SECONDS
 from crfs.registry.server import Registry
@@ -70,6 +72,16 @@ def wait_for_warm(crfs: Crfs) -> int:
 
 def check(at: Path) -> None:
     assert (at / "one").read_bytes() == noise("one", 5000)
+
+
+def test_what_is_handed_over_loads_next_to_nothing() -> None:
+    # -S: what a machine's own sitecustomize loads is its business
+    words = ("-S", "-c", "import sys, crfs.cli.main, crfs.cli.overlayfs; print(*sys.modules)")
+    root = Path(handover.__file__).parents[2]
+    done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, check=True)
+    assert not {"argparse", "collections", "contextlib", "importlib", "re", "typing"} & set(
+        done.stdout.split()
+    )
 
 
 def test_second_mount_is_made_by_it_and_it_ends_with_the_last(source: str, warm: Crfs) -> None:
