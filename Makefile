@@ -5,7 +5,8 @@ VENV ?= .venv
 PREFIX ?= /usr/local
 SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo)
 BUILD_PACKAGES := fuse3 libfuse-dev libdeflate-dev libssl-dev pkg-config gcc g++ python3-dev python3-venv
-TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun buildah strace git rsync stress-ng
+TEST_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap attr fuse-overlayfs podman crun buildah strace git rsync stress-ng \
+    e2fsprogs erofs-utils
 BENCH_PACKAGES := docker-registry skopeo umoci containerd runc stargz-snapshotter debootstrap git
 PEER_PACKAGES := podman crun fuse-overlayfs squashfs-tools squashfuse
 

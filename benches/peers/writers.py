@@ -113,5 +113,5 @@ OVERLAYFS = Writer(
     "overlayfs",
     "overlay",
     lambda: f"Linux {run('uname', '-r').strip()}",
-    lambda stack, at: ["mount", "-t", "overlay", "overlay", "-o", stack.options(), str(at)],
+    lambda stack, at: [*mounts.MOUNT, "-t", "overlay", "overlay", "-o", stack.options(), str(at)],
 )

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from benches.mounts import MOUNT
+
 _MARK = "OVERLAY_TEST_MOUNT"
 _SECONDS = 60.0
 
@@ -101,7 +103,7 @@ class KernelOverlay:
         if layers.upper is not None:
             words += [f"metacopy={_on(self.metacopy)}", f"index={_on(self.index)}"]
             words.append("userxattr" if self.userxattr else f"redirect_dir={_on(self.redirect)}")
-        _mount_when_free(["mount", "-t", "overlay", "-o", ",".join(words), "overlay", at])
+        _mount_when_free([*MOUNT, "-t", "overlay", "-o", ",".join(words), "overlay", at])
         return KernelMount(at)
 
 
