@@ -7,10 +7,8 @@ import compileall
 import logging
 import os
 import re
-import signal
 import sys
 import time
-import types
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -20,13 +18,12 @@ from benches.catalogue import NAMED_ONLY, QUESTIONS
 from benches.draw.tables import print_answer
 from benches.link import LOOPBACK, WAN, Shape
 from benches.place import scratch, source
-from benches.processes import adopt_orphans
+from benches.processes import adopt_orphans, interrupt_on_signals
 from benches.question import Wanted, more_peers
 from benches.registry import RegistryFailed
 from benches.report import draw
 from benches.runner import Runner, Tell
 
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHAPES = {shape.name: shape for shape in (LOOPBACK, WAN)}
 _UNITS = {"kbit": 125.0, "mbit": 125e3, "gbit": 125e6, "ms": 1e-3, "s": 1.0}
 
@@ -43,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("benches").setLevel(logging.INFO)
     adopt_orphans()
-    for number in _INTERRUPTS:
-        signal.signal(number, _interrupt)
+    interrupt_on_signals()
     try:
         sys.exit(_ask_all(options))
     except RegistryFailed as error:
@@ -159,13 +155,6 @@ def _telling() -> Tell:
 
 def _crfs_failed(answer: answers.Answer) -> bool:
     return any(case.peers["crfs"].state == "failed" for case in answer.cases if "crfs" in case.peers)
-
-
-def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
-    """End, once: what is cleaned up then is not to be interrupted, nor are the programs that do it."""
-    for number in _INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

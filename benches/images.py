@@ -25,6 +25,7 @@ from benches.cache import cache_dir, once, remove_tree
 from benches.commands import CommandFailed, missing_programs, run
 from benches.containerd import containerd, newer_converter
 from benches.machine import commit
+from benches.processes import interrupt_on_signals
 from benches.programs import import_numpy
 from benches.recipes import bigfile, chunks, fleet, many, minbase, pyapp, quirks, rawnames
 from benches.registry import Registry, registry
@@ -348,8 +349,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if os.geteuid() != 0:
         parser.error("building images needs root")
-    with registry() as served:
-        report = {name: _build_all(name, served, options.tags.split(",")) for name in options.only.split(",")}
+    interrupt_on_signals()
+    try:
+        with registry() as served:
+            tags = options.tags.split(",")
+            report = {name: _build_all(name, served, tags) for name in options.only.split(",")}
+    except KeyboardInterrupt:
+        sys.exit(130)
     print(json.dumps(report, indent=2))
 
 

@@ -120,7 +120,9 @@ class Link:
         assert self._process.stdout is not None
         self._process.stdin.write(what + "\n")
         self._process.stdin.flush()
-        return self._process.stdout.readline()
+        if not (said := self._process.stdout.readline()):
+            raise BrokenPipeError("the link has ended")
+        return said
 
 
 @contextmanager
@@ -170,7 +172,8 @@ class _Carrier:
     def _carry(self, client: socket.socket, accepted: float) -> None:
         with self._lock:
             self._counts.connections += 1
-        with client, socket.socket() as server:
+        # a server that is gone is for the client to complain of: its connection is closed
+        with contextlib.suppress(OSError), client, socket.socket() as server:
             server.connect(self._address)
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

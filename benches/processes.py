@@ -6,11 +6,14 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StillRunning(Exception):
@@ -45,6 +48,19 @@ def adopt_orphans() -> None:
     """Be the parent of every process that a child of ours leaves, so that descendants() knows them all."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def interrupt_on_signals() -> None:
+    """Let whatever is to end this process raise KeyboardInterrupt, once."""
+    for number in _INTERRUPTS:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: types.FrameType | None) -> None:
+    # what is cleaned up now is not to be interrupted, nor are the programs that do it
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def descendants() -> set[int]:
@@ -83,6 +99,28 @@ def end_all(find: Callable[[], list[int]], seconds: float = 10) -> None:
         with contextlib.suppress(StillRunning):
             await_end(find(), seconds)
             return
+
+
+@contextlib.contextmanager
+def ending_after(seconds: float, before: set[int]) -> Iterator[threading.Event]:
+    """End what began after `before` and runs when the block has taken so long; set is then what is given.
+
+    Whoever waits for it in the block goes on, also for a file of a mount whose daemon is stuck.
+    """
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        end_all(lambda: [pid for pid in descendants() - before if command_line(pid)])
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def weigh(pids: Iterable[int]) -> tuple[int, int]:

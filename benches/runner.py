@@ -25,7 +25,7 @@ from benches.machine import commit, machine
 from benches.mounts import WrongMount, drop_caches
 from benches.peers.peer import NotHere, Peer
 from benches.place import Place, Source
-from benches.processes import StillRunning, descendants, end_new
+from benches.processes import StillRunning, descendants, end_new, ending_after
 from benches.question import Asking, Case, Question, Unmeasured, Wanted, more_peers
 from benches.stats import Samples
 
@@ -40,6 +40,8 @@ FAILURES = (
 )
 
 _LINE = 400
+# seconds for one peer, once: who is stuck is out, and the others go on
+_LIMIT, _LIMIT_OF_LARGE = 300.0, 1200.0
 # a machine that is busy with something else for a moment is no fault of the link's
 _MEASUREMENTS = 3
 
@@ -113,10 +115,16 @@ class Runner:
     ) -> str:
         """How long it took, or why a peer failed; also where it is what it left that can't be taken away."""
         try:
-            with self._place(linked) as place:
-                return panel.ask(question, Asking(peer, case, place, panel.samples, extra))
+            with self._place(linked) as place, ending_after(self._limit(), set(place.before)) as late:
+                took = panel.ask(question, Asking(peer, case, place, panel.samples, extra))
+            if late.is_set():
+                raise Unmeasured(f"no end within {self._limit():.0f} s")
+            return took
         except FAILURES as error:
             return panel.fail(peer, error)
+
+    def _limit(self) -> float:
+        return _LIMIT_OF_LARGE if self.wanted.large else _LIMIT
 
     def _runs_of(self, question: Question) -> int:
         """A picture needs no more than one."""

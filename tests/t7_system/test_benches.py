@@ -28,7 +28,7 @@ from benches.peers.containerd import must_be_lazy
 from benches.peers.converters import layer_sizes
 from benches.peers.peer import NotHere
 from benches.peers.writers import Stack, Writer
-from benches.processes import naming
+from benches.processes import descendants, ending_after, naming
 from benches.question import Asking, Case, Unmeasured
 from benches.questions import write
 from benches.questions.read import must_fetch
@@ -328,6 +328,18 @@ def test_should_fail_layer_without_a_table_of_contents(tmp_path: Path) -> None:
             layer_sizes(tmp_path, "sha256:manifest")
     (tmp_path / "sha256/manifest").write_text(json.dumps({"layers": [noted]}))
     assert layer_sizes(tmp_path, "sha256:manifest") == [4]
+
+
+def test_who_is_stuck_is_ended_and_what_ran_before_is_not() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as before:
+        with ending_after(0.1, descendants()) as late:
+            assert subprocess.run(["sleep", "1000"], check=False).returncode == -signal.SIGTERM
+        assert late.is_set()
+        assert before.poll() is None
+        with ending_after(1000, descendants()) as late:
+            pass
+        assert not late.is_set()
+        before.kill()
 
 
 @contextmanager
