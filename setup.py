@@ -23,6 +23,7 @@ KERNELS: dict[str, list[str]] = {
     "turns": [],
     "answers": [],
     "newfiles": [],
+    "lowerfiles": [],
     "listing": [],
     "copies": [],
     "status": [],

@@ -3,7 +3,8 @@
 Of an overlay that is written to, these are most requests: a new file is looked for, made, written to, has its times,
 owner and mode set, is closed and removed. The overlay tells here which descriptors its open upper files and directories
 have (know_...), and takes that back before it closes one (forget()). Files that are made here are known here alone
-(crfs._native.newfiles) until the overlay takes them over, by their number or by that of their inode on disk (take...()).
+(crfs._native.newfiles) until the overlay takes them over, and so are files of lower directories that were listed
+(crfs._native.lowerfiles): by their number (take...()), which number_at() tells of a name.
 Nothing else that the overlay remembers is changed; each answer that would need that is left to llfuse. Any thread; its
 own mutex is the innermost lock.
 
@@ -20,9 +21,24 @@ from libc.errno cimport EIO, ENODATA, ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from libcpp.mutex cimport mutex
+from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
+from crfs._native.lowerfiles cimport (
+    LowerFile,
+    count_changes,
+    discard,
+    find_lower,
+    find_lower_named,
+    forget_lower,
+    know_lower,
+    leave_lower,
+    put_up,
+    stage,
+    stage_in,
+    white_out,
+)
 from crfs._native.newfiles cimport (
     NewFile,
     create,
@@ -30,7 +46,6 @@ from crfs._native.newfiles cimport (
     find_new,
     forget_new,
     leave,
-    number_of,
     open_new,
     release,
     unlink_new,
@@ -81,6 +96,7 @@ from crfs._native.protocol cimport (
     fuse_in_header,
     fuse_init_in,
     fuse_init_out,
+    fuse_open_in,
     fuse_open_out,
     fuse_out_header,
     fuse_read_in,
@@ -91,10 +107,13 @@ from crfs._native.protocol cimport (
 )
 from crfs._native.system cimport (
     AT_SYMLINK_NOFOLLOW,
+    O_ACCMODE,
+    O_RDONLY,
     S_ISGID,
     S_ISUID,
     UTIME_NOW,
     UTIME_OMIT,
+    close,
     fchmod,
     fchown,
     fstat,
@@ -227,10 +246,68 @@ def take(uint64_t ino):
     )  # fmt: skip
 
 
-def take_upper(uint64_t upper_ino):
-    """The same, by the number of its inode on disk."""
-    cdef uint64_t ino = number_of(upper_ino)
-    return take(ino) if ino else None
+def take_lower(uint64_t ino):
+    """A file of a lower directory is the overlay's from now on. None where there is none of that number.
+
+    (the directory's number, its name or None, the lower tree's place, the path there, references).
+    """
+    cdef LowerFile *file
+    cdef LowerFile taken
+    lock.lock()
+    file = find_lower(ino)
+    if file == NULL:
+        lock.unlock()
+        return None
+    taken = dereference(file)
+    leave_lower(ino)
+    lock.unlock()
+    return taken.parent, <bytes>taken.name if taken.named else None, taken.place, <bytes>taken.path, taken.nlookup
+
+
+def number_at(uint64_t parent, bytes name not None):
+    """The number of what a directory has under a name that is known here; 0 where it is not."""
+    cdef const char *at = name
+    cdef uint64_t ino
+    lock.lock()
+    ino = find_named(parent, at) or find_lower_named(parent, at)
+    lock.unlock()
+    return ino
+
+
+def stage_copies(int work_fd, bytes token not None, bytes mark not None):
+    """Files of lower directories may be left to us, and are copied up by way of a work directory; -1: no more.
+
+    `token`: what names there may begin with. `mark`: the attribute of a copy that keeps its number.
+    """
+    lock.lock()
+    stage_in(work_fd, token, mark)
+    lock.unlock()
+
+
+def changed_lower():
+    """How often files that were left to us have been copied up or removed."""
+    lock.lock()
+    cdef uint64_t count = count_changes()
+    lock.unlock()
+    return count
+
+
+def leave_to_us(
+    uint64_t ino, uint64_t parent, bytes name not None, int place, int fd, bytes path not None, bytes mark not None,
+    uint64_t changes,
+) -> bool:
+    """The kernel is told of a lower file that the overlay has no node of; whether it is ours from now on, or was.
+
+    It is a regular one that is shown as it is, of one name, at a path below a descriptor; nothing else is in the stack
+    under that name. `changes`: what changed_lower() said before that was found out. `mark`: see crfs.overlay.numbers.
+    """
+    cdef LowerFile file
+    file.parent, file.nlookup, file.named, file.name = parent, 0, True, name
+    file.place, file.fd, file.path, file.mark = place, fd, path, mark
+    lock.lock()
+    cdef bint known_here = allowed and know_lower(ino, &file, changes)
+    lock.unlock()
+    return known_here
 
 
 def is_new(uint64_t parent, bytes name not None) -> bool:
@@ -303,6 +380,7 @@ cdef bint answer_open_directory(int device, const fuse_in_header *head) noexcept
 
 cdef bint answer_locked(int device, const fuse_in_header *head, char *body, size_t size) noexcept nogil:
     cdef NewFile *file
+    cdef LowerFile *lower
     if head.opcode == FUSE_BATCH_FORGET:
         return forget_all(<fuse_batch_forget_in *>body, size)
     if offers and head.opcode == FUSE_INIT:
@@ -320,6 +398,9 @@ cdef bint answer_locked(int device, const fuse_in_header *head, char *body, size
     file = find_new(head.nodeid)
     if file != NULL:
         return answer_new(device, head, body, size, file)
+    lower = find_lower(head.nodeid)
+    if lower != NULL:
+        return answer_lower(device, head, body, lower)
     found = known.find(head.nodeid)
     return found != known.end() and answer_known(device, head, body, size, &dereference(found).second)
 
@@ -345,7 +426,7 @@ cdef bint answer_directory(int device, const fuse_in_header *head, const char *b
     if head.opcode == FUSE_GETATTR:
         return answer_attributes(device, head, node)
     if node.merged:
-        return False
+        return answer_merged(device, head, body, node)
     if head.opcode == FUSE_CREATE:
         return makes_files and node.makes and answer_create(device, head, body, node.fd)
     if head.opcode == FUSE_LOOKUP:
@@ -355,6 +436,78 @@ cdef bint answer_directory(int device, const fuse_in_header *head, const char *b
         ino = find_named(head.nodeid, body)
         return ino != 0 and unlink_new(ino, node.fd) and reply(device, head, 0, NULL, 0)
     return False
+
+
+cdef bint answer_merged(int device, const fuse_in_header *head, const char *name, const Known *node) noexcept nogil:
+    cdef uint64_t ino
+    if head.opcode == FUSE_UNLINK:
+        ino = find_lower_named(head.nodeid, name)
+        return ino != 0 and white_out(ino, node.fd) and reply(device, head, 0, NULL, 0)
+    if head.opcode == FUSE_LOOKUP:
+        ino = find_named(head.nodeid, name)
+        if ino:
+            return answer_found(device, head, ino, node.fd)
+    return False
+
+
+cdef bint answer_lower(int device, const fuse_in_header *head, const char *body, LowerFile *file) noexcept nogil:
+    cdef stat_t info
+    if head.opcode == FUSE_GETATTR:
+        if fstatat(file.fd, file.path.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0:
+            return False
+        info.st_nlink = file.named
+        return reply_attributes(device, head, &info, file_seconds)
+    if head.opcode == FUSE_SETATTR:
+        return change_lower(device, head, <const fuse_setattr_in *>body, file)
+    if head.opcode == FUSE_OPEN and (<const fuse_open_in *>body).flags & O_ACCMODE != O_RDONLY:
+        return open_lower(device, head, file)
+    if head.opcode == FUSE_FORGET:
+        forget_lower(head.nodeid, (<const fuse_forget_in *>body).nlookup)
+        return True
+    return False
+
+
+cdef bint open_lower(int device, const fuse_in_header *head, LowerFile *file) noexcept nogil:
+    """To write to it."""
+    cdef stat_t info
+    cdef fuse_open_out out
+    cdef int fd = copy_up(head.nodeid, file, NULL, &info)
+    cdef NewFile *copied
+    if fd < 0:
+        return False
+    copied = find_new(head.nodeid)
+    copied.fd, copied.opens = fd, 1
+    set_opened(&out, head.nodeid)
+    return reply(device, head, 0, &out, sizeof(out))
+
+
+cdef bint change_lower(
+    int device, const fuse_in_header *head, const fuse_setattr_in *asked, LowerFile *file
+) noexcept nogil:
+    cdef stat_t info
+    cdef int fd
+    if not is_change(asked) or asked.valid & FATTR_SIZE:
+        return False
+    fd = copy_up(head.nodeid, file, asked, &info)
+    if fd < 0:
+        return False
+    close(fd)
+    return reply_attributes(device, head, &info, file_seconds)
+
+
+cdef int copy_up(uint64_t ino, LowerFile *file, const fuse_setattr_in *asked, stat_t *info) noexcept nogil:
+    """A descriptor of a file that is a new one from now on, and that is changed as asked before it is seen; or -1.
+
+    What stat says of it is in `info` then.
+    """
+    cdef int dir_fd = open_parent(file.parent)
+    cdef int fd = stage(file, info) if dir_fd >= 0 and file.named else -1
+    if fd < 0:
+        return -1
+    if asked != NULL and change(fd, asked) != 0:
+        discard(fd)
+        return -1
+    return fd if put_up(ino, fd, dir_fd, info) else -1
 
 
 cdef bint answer_new(
@@ -381,9 +534,9 @@ cdef bint answer_new(
     return False
 
 
-cdef int parent_fd(const NewFile *file) noexcept nogil:
-    """-1 where the directory is not open."""
-    parent = known.find(file.parent)
+cdef int open_parent(uint64_t ino) noexcept nogil:
+    """A directory's descriptor; -1 where it is not open."""
+    parent = known.find(ino)
     return dereference(parent).second.fd if parent != known.end() else -1
 
 
@@ -393,7 +546,7 @@ cdef bint tell_new(int device, const fuse_in_header *head, const NewFile *file) 
     if file.fd >= 0 or file.held_fd >= 0:
         failed = fstat(file.fd if file.fd >= 0 else file.held_fd, &info)
     else:
-        failed = fstatat(parent_fd(file), file.name.c_str(), &info, AT_SYMLINK_NOFOLLOW)
+        failed = fstatat(open_parent(file.parent), file.name.c_str(), &info, AT_SYMLINK_NOFOLLOW)
     return failed == 0 and reply_attributes(device, head, &info, file_seconds)
 
 
@@ -402,7 +555,7 @@ cdef bint change_new(
 ) noexcept nogil:
     """What is made here has no special bits. It is opened for that, if it is not."""
     cdef bint answered
-    if not open_new(file, parent_fd(file)):
+    if not open_new(file, open_parent(file.parent)):
         return False
     answered = answer_changes(device, head, asked, file.fd, False)
     release(head.nodeid)
@@ -418,6 +571,8 @@ cdef bint forget_all(fuse_batch_forget_in *asked, size_t size) noexcept nogil:
     for at in range(asked.count):
         if find_new(each[at].nodeid) != NULL:
             forget_new(each[at].nodeid, each[at].nlookup)
+        elif find_lower(each[at].nodeid) != NULL:
+            forget_lower(each[at].nodeid, each[at].nlookup)
         else:
             each[left] = each[at]
             left += 1
@@ -519,7 +674,7 @@ cdef void set_opened(fuse_open_out *out, uint64_t ino) noexcept nogil:
 
 cdef bint answer_open(int device, const fuse_in_header *head, NewFile *file) noexcept nogil:
     cdef fuse_open_out out
-    if not open_new(file, parent_fd(file)):
+    if not open_new(file, open_parent(file.parent)):
         return False
     set_opened(&out, head.nodeid)
     return reply(device, head, 0, &out, sizeof(out))
@@ -565,13 +720,19 @@ cdef bint answer_changes(
 ) noexcept nogil:
     """In the order in which none undoes another. Setuid and setgid, which a change of owner takes away, are not for us."""
     cdef stat_t info
-    if not asked.valid & CHANGES or asked.valid & ~MEANT or (asked.valid & FATTR_MODE and asked.mode & SPECIAL):
+    if not is_change(asked):
         return False
     if may_be_special and (fstat(fd, &info) != 0 or info.st_mode & SPECIAL):
         return False
     if change(fd, asked) != 0 or fstat(fd, &info) != 0:
         return reply(device, head, errno, NULL, 0)
     return reply_attributes(device, head, &info, file_seconds)
+
+
+cdef bint is_change(const fuse_setattr_in *asked) noexcept nogil:
+    if not asked.valid & CHANGES or asked.valid & ~MEANT:
+        return False
+    return not (asked.valid & FATTR_MODE and asked.mode & SPECIAL)
 
 
 cdef int change(int fd, const fuse_setattr_in *asked) noexcept nogil:

@@ -30,6 +30,10 @@ from crfs._native.system cimport (
     utimensat,
 )
 
+cdef extern from "<errno.h>" nogil:
+    # one that can be set
+    int last_error "errno"
+
 cdef enum:
     SIZE_MAX = 1 << 16
     SECTOR = 512
@@ -49,45 +53,60 @@ def copy_plain(int source_fd, int dir_fd, bytes name not None, bytes mark not No
     cdef int fd, failed
     cdef bint is_marked
     with nogil:
-        if fstat(source_fd, &info) != 0 or not is_plain(source_fd, &info):
-            fd, failed = -1, 0
-        else:
-            fd = openat(dir_fd, at, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
-            failed = errno if fd < 0 else fill(source_fd, fd, &info)
-            if fd >= 0 and failed:
-                unlinkat(dir_fd, at, 0)
-                close(fd)
-    if failed:
+        fd = copy(source_fd, dir_fd, at, marked, marking, size, &info, &is_marked)
+        failed = errno
+    if fd < 0 and failed:
         raise OSError(failed, os.strerror(failed))
-    if fd < 0:
-        return None
-    with nogil:
-        is_marked = fsetxattr(fd, marked, marking, size, 0) == 0
-        failed = errno if dress(fd, &info) != 0 else 0
-        if failed:
-            unlinkat(dir_fd, at, 0)
-            close(fd)
-    if failed:
-        raise OSError(failed, os.strerror(failed))
-    return fd, info.st_ino, is_marked
+    return None if fd < 0 else (fd, info.st_ino, is_marked)
 
 
 def place_quietly(int work_fd, bytes staged not None, int dir_fd, bytes name not None):
     """Move a file into a directory, over what is there, with no change of the directory's times; OSError."""
     cdef const char *old = staged
     cdef const char *new = name
-    cdef stat_t info
-    cdef timespec times[2]
-    cdef int failed = 0
+    cdef int failed
     with nogil:
-        if fstat(dir_fd, &info) != 0 or renameat(work_fd, old, dir_fd, new) != 0:
-            failed = errno
-        else:
-            times[0], times[1] = info.st_atim, info.st_mtim
-            # by name, since the descriptor may be an O_PATH one
-            failed = errno if utimensat(dir_fd, ".", times, 0) != 0 else 0
+        failed = errno if move_quietly(work_fd, old, dir_fd, new) != 0 else 0
     if failed:
         raise OSError(failed, os.strerror(failed))
+
+
+cdef int copy(
+    int source_fd, int dir_fd, const char *name, const char *mark, const void *value, size_t size,
+    stat_t *info, bint *is_marked
+) noexcept nogil:
+    """See copy_plain(): a descriptor; or -1, errno, and nothing was made. What stat says of the source is in `info`
+    then, but for the number, which is the copy's.
+    """
+    global last_error
+    cdef int fd, failed
+    if fstat(source_fd, info) != 0 or not is_plain(source_fd, info):
+        last_error = 0
+        return -1
+    fd = openat(dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+    if fd < 0:
+        return -1
+    failed = fill(source_fd, fd, info)
+    if not failed:
+        is_marked[0] = fsetxattr(fd, mark, value, size, 0) == 0
+        failed = errno if dress(fd, info) != 0 else 0
+    if failed:
+        unlinkat(dir_fd, name, 0)
+        close(fd)
+        last_error = failed
+        return -1
+    return fd
+
+
+cdef int move_quietly(int work_fd, const char *staged, int dir_fd, const char *name) noexcept nogil:
+    """See place_quietly(): 0, or -1 and errno."""
+    cdef stat_t info
+    cdef timespec times[2]
+    if fstat(dir_fd, &info) != 0 or renameat(work_fd, staged, dir_fd, name) != 0:
+        return -1
+    times[0], times[1] = info.st_atim, info.st_mtim
+    # by name, since the descriptor may be an O_PATH one
+    return utimensat(dir_fd, ".", times, 0)
 
 
 cdef bint is_plain(int fd, const stat_t *info) noexcept nogil:

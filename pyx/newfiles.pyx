@@ -94,6 +94,21 @@ cdef uint64_t create(
     return ino
 
 
+cdef NewFile *adopt(
+    uint64_t ino, uint64_t parent, const char *name, uint64_t nlookup, const stat_t *info
+) noexcept nogil:
+    """A file that has just been copied up is like one that was made here, but for its number; `info` is of the copy.
+
+    It has no special bits, and no extended attributes.
+    """
+    cdef NewFile *file = &files[ino]
+    file.parent, file.upper_ino, file.mode = parent, info.st_ino, info.st_mode
+    file.opens, file.nlookup, file.fd, file.held_fd = 0, nlookup, -1, -1
+    file.named, file.name = True, string(name)
+    names[place(parent, name)] = ino
+    return file
+
+
 cdef bint own(int fd, uint32_t mode, uint32_t uid, uint32_t gid, stat_t *info) noexcept nogil:
     """What was made is its maker's, with the permissions that were asked for."""
     cdef bint other_owner, other_mode

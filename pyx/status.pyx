@@ -89,6 +89,7 @@ def find_changed(int dir_fd, int64_t mtime_ns):
 
 cdef int put_changed(int fd, int64_t mtime_ns, vector[string] *found) noexcept nogil:
     """An errno, or 0. `fd` is closed."""
+    global last_error
     cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
     cdef int failed = errno if directory == NULL else 0
     cdef dirent *entry

@@ -16,11 +16,15 @@ cdef cppclass NewFile:
     bint named
     string name
 
+cdef string place(uint64_t parent, const char *name) noexcept nogil
 cdef NewFile *find_new(uint64_t ino) noexcept nogil
 cdef uint64_t find_named(uint64_t parent, const char *name) noexcept nogil
 cdef uint64_t number_of(uint64_t upper_ino) noexcept nogil
 cdef uint64_t create(
     uint64_t parent, int dir_fd, const char *name, uint32_t mode, uint32_t uid, uint32_t gid, stat_t *info
+) noexcept nogil
+cdef NewFile *adopt(
+    uint64_t ino, uint64_t parent, const char *name, uint64_t nlookup, const stat_t *info
 ) noexcept nogil
 cdef bint open_new(NewFile *file, int dir_fd) noexcept nogil
 cdef void release(uint64_t ino) noexcept nogil

@@ -101,6 +101,8 @@ cdef extern from "<linux/fuse.h>" nogil:
         uint64_t fh
     cdef struct fuse_create_in:
         uint32_t mode
+    cdef struct fuse_open_in:
+        uint32_t flags
     cdef struct fuse_open_out:
         uint64_t fh
         uint32_t open_flags

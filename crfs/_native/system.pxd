@@ -33,6 +33,7 @@ cdef extern from "<sys/stat.h>" nogil:
     long UTIME_OMIT
 
 cdef extern from "<fcntl.h>" nogil:
+    int O_ACCMODE
     int O_RDONLY
     int O_RDWR
     int O_CREAT
@@ -51,6 +52,7 @@ cdef extern from "<unistd.h>" nogil:
     int fchown(int fd, uint32_t uid, uint32_t gid)
     int ftruncate(int fd, int64_t size)
     int unlinkat(int dir_fd, const char *path, int flags)
+    int linkat(int dir_fd, const char *path, int new_dir_fd, const char *new_path, int flags)
 
 cdef extern from "<stdio.h>" nogil:
     int renameat(int dir_fd, const char *path, int new_dir_fd, const char *new_path)

@@ -9,8 +9,7 @@ from crfs._native import answers
 from crfs._native.listing import Listing
 from crfs.fuse.view import View
 from crfs.overlay.attributes import Attributes
-from crfs.overlay.lookup import Listed
-from crfs.overlay.node import Node, Part
+from crfs.overlay.lookup import Listed, Told
 from crfs.overlay.overlay import Overlay
 
 _DIR = stat.S_IFDIR
@@ -29,7 +28,8 @@ class Directories:
         self._overlay = overlay
         self._view = view
         self._directory_seconds = directory_seconds
-        self._names: dict[int, list[Listed]] = {}
+        # and what answers.changed_lower() said before that
+        self._names: dict[int, tuple[list[Listed], int]] = {}
 
     def read(self, ino: int, fh: int, off: int, size: int, plus: bool) -> bytes:
         """What comes after the first `off` names. What comes and goes meanwhile is shown or not, but no other is."""
@@ -38,40 +38,45 @@ class Directories:
         with self._overlay.unchanged():
             is_new = off == 0 or fh not in self._names
             if is_new:
-                self._names[fh] = list_names(self._overlay, ino)
-            names, listing = self._names[fh], Listing(size, plus)
+                changes = answers.changed_lower()
+                self._names[fh] = list_names(self._overlay, ino), changes
+            (names, changes), listing = self._names[fh], Listing(size, plus)
             for at in range(off, len(names)):
                 if not listing.has_room(names[at][0]):
                     break
-                self._put(listing, ino, names[at], at + 1, plus and at > 1, is_new)
+                told = self._find(ino, names[at], changes if is_new else None) if plus and at > 1 else None
+                self._put(listing, names[at], at + 1, told)
         return listing.taken_bytes()
 
-    def _put(self, listing: Listing, ino: int, listed: Listed, off: int, plus: bool, is_new: bool) -> None:
-        name, number, mode, part = listed
-        found = self._find(ino, name, part if is_new else None) if plus else None
-        if found is None:
-            listing.add(name, off, number, mode)
-        else:
-            self._add(listing, name, off, *found)
-
-    def _find(self, ino: int, name: bytes, part: Part | None) -> tuple[Node, Attributes] | None:
+    def _find(self, ino: int, listed: Listed, changes: int | None) -> Told | None:
+        """What the kernel is told with a name. `changes`: see Overlay.lookup_listed(), where that is to be asked."""
+        name, _, _, part = listed
         if part is None and answers.is_new(ino, name):
             # the kernel knows it, and we need not
             return None
         try:
-            return self._overlay.lookup_listed(ino, name, part)
+            if changes is None:
+                return self._overlay.lookup(ino, name)
+            return self._overlay.lookup_listed(ino, name, part, changes)
         except OSError:
             # who looks it up is told
             return None
 
-    def _add(self, listing: Listing, name: bytes, off: int, node: Node, shown: Attributes) -> None:
+    def _put(self, listing: Listing, listed: Listed, off: int, told: Told | None) -> None:
+        name, number, mode, _ = listed
+        if told is None:
+            listing.add(name, off, number, mode)
+        else:
+            self._add(listing, name, off, *told)
+
+    def _add(self, listing: Listing, name: bytes, off: int, number: int, shown: Attributes) -> None:
         view = self._view
         listing.add_known(
             name,
             off,
-            node.ino,
+            number,
             view.timeout_seconds,
-            self._directory_seconds if node.is_dir else view.timeout_seconds,
+            self._directory_seconds if stat.S_ISDIR(shown.mode) else view.timeout_seconds,
             shown.mode,
             view.nlink(shown),
             view.uids.to_shown(shown.uid),

@@ -7,6 +7,7 @@ system calls on names and attributes cost less than giving it up and getting it 
 import errno
 import functools
 import itertools
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -59,14 +60,15 @@ class Writable(llfuse.Operations):
         self.read_directory = Directories(overlay, view, self._directory_seconds).read
         if overlay.is_plain and view.is_plain:
             answers.allow(view.timeout_seconds, self._directory_seconds, overlay.numbers_are_own)
+            overlay.leave_files()
 
-    def _entry(self, node: Node, shown: Attributes) -> llfuse.EntryAttributes:
+    def _entry(self, ino: int, shown: Attributes) -> llfuse.EntryAttributes:
         view = self._view
         made = llfuse.EntryAttributes()
-        made.st_ino = node.ino
+        made.st_ino = ino
         made.generation = 0
         made.entry_timeout = view.timeout_seconds
-        made.attr_timeout = self._directory_seconds if node.is_dir else view.timeout_seconds
+        made.attr_timeout = self._directory_seconds if stat.S_ISDIR(shown.mode) else view.timeout_seconds
         made.st_mode = shown.mode
         made.st_nlink = view.nlink(shown)
         made.st_uid = view.uids.to_shown(shown.uid)
@@ -99,7 +101,7 @@ class Writable(llfuse.Operations):
     @handler
     def getattr(self, inode: int, ctx: llfuse.RequestContext) -> llfuse.EntryAttributes:
         node = self._overlay.node(inode)
-        return self._entry(node, self._overlay.files.attributes(node))
+        return self._entry(inode, self._overlay.files.attributes(node))
 
     @handler
     def setattr(
@@ -121,7 +123,7 @@ class Writable(llfuse.Operations):
         )
         asked_by = self._asked_by(ctx)
         return self._entry(
-            node, self._near(node, lambda: self._overlay.files.change(node, changes, asked_by))
+            inode, self._near(node, lambda: self._overlay.files.change(node, changes, asked_by))
         )
 
     def _near(self, node: Node, work: Callable[[], R]) -> R:
@@ -189,8 +191,8 @@ class Writable(llfuse.Operations):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: llfuse.RequestContext
     ) -> tuple[int, llfuse.EntryAttributes]:
         owner = self._owner(ctx)
-        node, shown = self._overlay.create(parent, name, mode, owner)
-        return self._new_file(node, ctx), self._entry(node, shown)
+        ino, shown = self._overlay.create(parent, name, mode, owner)
+        return self._new_file(self._overlay.node(ino), ctx), self._entry(ino, shown)
 
     @handler
     def open(self, inode: int, flags: int, ctx: llfuse.RequestContext) -> int:

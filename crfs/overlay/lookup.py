@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from crfs._native import answers
 from crfs._native.status import find_status
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links
-from crfs.overlay.lower import Found, Lower
+from crfs.overlay.lower import DirectoryLower, Found, Lower
 from crfs.overlay.marks import (
     OPAQUE_NAME,
     PLAIN,
@@ -31,6 +32,10 @@ from crfs.overlay.upper import Upper
 
 # a name, its number and mode, and what a lower tree has under it where that is all that it means
 Listed = tuple[bytes, int, int, Part | None]
+
+
+# a number, and what stat shows of what it is of
+Told = tuple[int, Attributes]
 
 
 class _Says(enum.Enum):
@@ -55,21 +60,86 @@ class Lookup:
 
     def find(self, parent: Node, name: bytes) -> Node | None:
         """The node that a directory has under a name. OSError where a tree can't be read."""
-        known = parent.children.get(name)
+        found, parts = self._find(parent, name)
+        return self._lower_node(parent, name, parts) if parts else found
+
+    def look_up(self, parent: Node, name: bytes) -> "Node | Told | None":
+        """The same, but that a file may be left to those who answer without us (leave())."""
+        found, parts = self._find(parent, name)
+        if not parts:
+            return found
+        told = self.leave(parent, name, parts[0], answers.changed_lower()) if len(parts) == 1 else None
+        return told or self._lower_node(parent, name, parts)
+
+    def _find(self, parent: Node, name: bytes) -> tuple[Node | None, list[Part]]:
+        """A node that there is, or is in the upper directory; or what lower trees have that there is no node of."""
+        known = parent.children.get(name) or self._take_named(parent, name)
         if known is not None:
-            return known
+            return known, []
         if parent.is_orphan:
-            return None
+            return None, []
         if len(name) > 255:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if parent.upper and self._upper:
             found = self._find_upper(parent, name)
             if isinstance(found, _Says):
-                return None
+                return None, []
             if found is not None:
-                return found
-        parts = self.lower_parts(parent.lowers, name)
-        return self._lower_node(parent, name, parts) if parts else None
+                return found, []
+        return None, self.lower_parts(parent.lowers, name)
+
+    def leave(self, parent: Node, name: bytes, part: Part, changes: int) -> "Told | None":
+        """Leave a lower file to crfs._native.answers, where that can be: its number, and what stat shows.
+
+        It counts as one reference of the kernel's. `part` is all that the stack has under the name, as it was when
+        answers.changed_lower() said `changes`.
+        """
+        lower, found = part
+        shown, number = found.shown, self._numbers.lower(part)
+        if not isinstance(lower, DirectoryLower) or not stat.S_ISREG(found.mode) or found.nlink != 1:
+            return None
+        # of a file without blocks the bytes may be elsewhere
+        if shown is None or (shown.size and not shown.blocks) or self.table.has(number):
+            return None
+        fd, path = lower.reach(found.handle)
+        if path != found.handle:
+            return None
+        mark, place = self._numbers.origin(number), self._numbers.place(lower)
+        left = answers.leave_to_us(number, parent.ino, name, place, fd, path, mark, changes)
+        return (number, shown) if left else None
+
+    def node(self, ino: int) -> Node | None:
+        """The node that the kernel calls `ino`, also if others have answered for it until now."""
+        return self.table.find(ino) or self._take_lower(ino)
+
+    def _take_named(self, parent: Node, name: bytes) -> Node | None:
+        ino = answers.number_at(parent.ino, name)
+        if ino:
+            self.node(ino)
+        # it may have been removed in between
+        return parent.children.get(name)
+
+    def _take_lower(self, ino: int) -> Node | None:
+        """The node of a lower file that was left to others."""
+        taken = answers.take_lower(ino)
+        if taken is None:
+            return None
+        parent_ino, name, place, path, nlookup = taken
+        parent = self.table.find(parent_ino)
+        node = None
+        if name is None:
+            node = self._nameless(ino, self._lowers[place], path)
+        elif parent is not None:
+            node = self.find(parent, name)
+        if node is None or node.ino != ino:
+            return None
+        node.nlookup += nlookup
+        return node
+
+    def _nameless(self, ino: int, lower: Lower, path: bytes) -> Node | None:
+        head, _, name = path.rpartition(b"/")
+        found = lower.find(head, name)
+        return None if found is None else self.table.add_nameless(ino, found.mode, (lower, found))
 
     def _find_upper(self, parent: Node, name: bytes) -> "Node | _Says | None":
         """The upper's node; None where it does not say what a name means."""
@@ -238,11 +308,12 @@ class Lookup:
 
     def _lower_node(self, parent: Node, name: bytes, parts: list[Part]) -> Node:
         is_dir = stat.S_ISDIR(parts[0][1].mode)
-        node = None if is_dir else self.table.find_lower(parts[0])
+        number = self._numbers.lower(parts[0])
+        node = None if is_dir else self.table.find_lower(parts[0]) or self._take_lower(number)
         if node is not None:
             self.table.add_name(node, parent, name)
             return node
-        node = self._add(self._numbers.lower(parts[0]), parts[0][1].mode, parent, name)
+        node = self._add(number, parts[0][1].mode, parent, name)
         self.table.set_lowers(node, parts)
         return node
 
@@ -312,11 +383,14 @@ class Lookup:
             if not name.startswith(WHITEOUT_PREFIX)
         ]
 
-    def find_listed(self, parent: Node, name: bytes, part: Part | None) -> Node | None:
-        """What find() finds, where `part` is what list() has just said of a name."""
+    def look_up_listed(
+        self, parent: Node, name: bytes, part: Part | None, changes: int
+    ) -> "Node | Told | None":
+        """What look_up() finds, where `part` is what list() has said of a name since there have been `changes`."""
         if part is None or part[1].shown is None or stat.S_ISDIR(part[1].mode) or name in parent.children:
-            return self.find(parent, name)
-        return self._lower_node(parent, name, self._with_data(part, parent.lowers, name))
+            return self.look_up(parent, name)
+        told = self.leave(parent, name, part, changes)
+        return told or self.find(parent, name)
 
     def _listed_number(self, parent: Node, name: bytes, ino: int, mode: int) -> int:
         """The number that an upper object will have once it is looked up."""

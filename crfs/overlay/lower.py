@@ -239,22 +239,22 @@ class DirectoryLower:
         """The directory itself."""
         return b""
 
-    def _reach(self, handle: bytes) -> tuple[int, bytes]:
+    def reach(self, handle: bytes) -> tuple[int, bytes]:
         """A descriptor, and a path from there that the kernel takes."""
         return (self._fd, handle) if len(handle) < REACH else self._far.find(handle)
 
     def _at(self, handle: bytes) -> bytes:
         """A path for the calls that know no dir_fd."""
-        return b"/proc/self/fd/%d/%s" % self._reach(handle)
+        return b"/proc/self/fd/%d/%s" % self.reach(handle)
 
     def _stat(self, handle: bytes) -> os.stat_result:
-        fd, path = self._reach(handle)
+        fd, path = self.reach(handle)
         return os.stat(path or b".", dir_fd=fd, follow_symlinks=False)
 
     def find(self, directory: bytes, name: bytes) -> Found | None:
         """What a directory holds under a name; a whiteout is found as such."""
         path = join(directory, name)
-        info = find_status(*self._reach(path))
+        info = find_status(*self.reach(path))
         if info is None:
             return self._find_aufs(directory, name)
         if not self.is_recorded:
@@ -279,7 +279,7 @@ class DirectoryLower:
         """A whiteout that is a file `.wh.NAME`, where device nodes could not be made."""
         path = join(directory, WHITEOUT_PREFIX + name)
         try:
-            if find_status(*self._reach(path)) is None:
+            if find_status(*self.reach(path)) is None:
                 return None
         except OSError:
             # too long for a name
@@ -303,7 +303,7 @@ class DirectoryLower:
 
     def entries(self, directory: bytes, known: Container[bytes]) -> Iterator[tuple[bytes, Found]]:
         """The names of a directory, whiteouts included; mode 0 where the type has to be looked up."""
-        above, below = self._reach(directory)
+        above, below = self.reach(directory)
         fd = os.open(below or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         try:
             for text in os.listdir(fd):
@@ -329,7 +329,7 @@ class DirectoryLower:
 
     def readlink(self, handle: bytes) -> bytes:
         """A symbolic link's target."""
-        fd, path = self._reach(handle)
+        fd, path = self.reach(handle)
         return os.fsencode(os.readlink(path, dir_fd=fd))
 
     def xattrs(self, handle: bytes) -> Mapping[bytes, bytes]:
@@ -378,7 +378,7 @@ class DirectoryLower:
 
     def open(self, handle: bytes) -> OpenLower:
         """A file to read from."""
-        fd, path = self._reach(handle)
+        fd, path = self.reach(handle)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         return OpenFile(os.open(path, flags, dir_fd=fd), not self.is_recorded)
 

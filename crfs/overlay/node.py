@@ -104,16 +104,13 @@ class NodeTable:
         # numbers of upper files that the upper directory doesn't tell; it outlives the nodes
         self._told: dict[int, int] = {}
 
-    def get(self, ino: int) -> Node:
-        """The node that the kernel calls `ino`; KeyError."""
-        node = self._by_ino.get(ino) or self._take_over(answers.take(ino))
-        if node is None:
-            raise KeyError(ino)
-        return node
+    def find(self, ino: int) -> Node | None:
+        """The node that the kernel calls `ino`, also if the file was made without us."""
+        return self._by_ino.get(ino) or self._take_over(answers.take(ino))
 
     def find_upper(self, upper_ino: int) -> Node | None:
         """The node of an upper file, which may be known by another name."""
-        return self._by_upper.get(upper_ino) or self._take_over(answers.take_upper(upper_ino))
+        return self._by_upper.get(upper_ino)
 
     def _take_over(self, taken: "answers.Taken | None") -> Node | None:
         """The node of a file that was made without us."""
@@ -152,6 +149,17 @@ class NodeTable:
         self._by_ino[number] = node
         parent.children[name] = node
         return node
+
+    def add_nameless(self, ino: int, mode: int, part: Part) -> Node:
+        """The node of a lower file that has lost its name."""
+        node = Node(ino, mode, None, None)
+        self._by_ino[ino] = node
+        self.set_lowers(node, [part])
+        return node
+
+    def has(self, ino: int) -> bool:
+        """Whether a number is taken."""
+        return ino in self._by_ino
 
     def set_upper(self, node: Node, upper_ino: int) -> None:
         """The node is in the upper directory from now on."""

@@ -15,7 +15,7 @@ from crfs.errors import MountError
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
 from crfs.overlay.files import Files, know_file, let_go
-from crfs.overlay.lookup import Listed, Lookup
+from crfs.overlay.lookup import Listed, Lookup, Told
 from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
 from crfs.overlay.namespace import Namespace
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Part
@@ -72,6 +72,11 @@ class Overlay:
         """Whether what is only in the upper directory is there as it is shown."""
         return self._upper is not None and self._upper.ownership.is_plain
 
+    def leave_files(self) -> None:
+        """From now on lower files may be left to who answers without us (Lookup.leave())."""
+        if self._upper is not None:
+            self._upper.leave_copies()
+
     def close(self) -> None:
         """Let go of the upper directory; what is staged in the work directory is removed."""
         with self._lock:
@@ -87,10 +92,13 @@ class Overlay:
 
     def node(self, ino: int) -> Node:
         """The node that the kernel calls `ino`; ESTALE where there is none."""
-        try:
-            return self._table.get(ino)
-        except KeyError:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+        node = self._table.find(ino)
+        if node is None:
+            with self._lock:
+                node = self._lookup.node(ino)
+        if node is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
 
     def is_near(self, node: Node) -> bool:
         """Whether nobody has to wait for long while a node is copied up: it is, or is small and on this machine."""
@@ -98,21 +106,22 @@ class Overlay:
             self.is_local and (not node.is_file or node.size <= SMALL)
         )
 
-    def lookup(self, parent: int, name: bytes) -> tuple[Node, Attributes] | None:
+    def lookup(self, parent: int, name: bytes) -> Told | None:
         """What a name leads to, counted as one reference of the kernel's; None where nothing is there."""
         with self._lock:
             above = self.node(parent)
             if name == b".." or name == b".":
-                node: Node | None = above.parent or self._root if name == b".." else above
-            else:
-                node = self._lookup.find(above, name)
-            return None if node is None else self._referenced(node)
+                return self._referenced(above.parent or self._root if name == b".." else above)
+            return self._told(self._lookup.look_up(above, name))
 
-    def _referenced(self, node: Node) -> tuple[Node, Attributes]:
+    def _told(self, found: Node | Told | None) -> Told | None:
+        return self._referenced(found) if isinstance(found, Node) else found
+
+    def _referenced(self, node: Node) -> Told:
         shown = self._lookup.attributes(node)
         node.nlookup += 1
         node.size = shown.size
-        return node, shown
+        return node.ino, shown
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel drops references."""
@@ -136,11 +145,10 @@ class Overlay:
         """Names stay what they are for as long as this is held."""
         return self._lock
 
-    def lookup_listed(self, parent: int, name: bytes, part: Part | None) -> tuple[Node, Attributes] | None:
-        """The same as lookup(), where nothing has changed since list() has said `part` of a name."""
+    def lookup_listed(self, parent: int, name: bytes, part: Part | None, changes: int) -> Told | None:
+        """The same as lookup(), where list() has just said `part` of a name (see Lookup.leave())."""
         with self._lock:
-            node = self._lookup.find_listed(self.node(parent), name, part)
-            return None if node is None else self._referenced(node)
+            return self._told(self._lookup.look_up_listed(self.node(parent), name, part, changes))
 
     def list(self, ino: int) -> list[Listed]:
         """A directory's names."""
@@ -150,7 +158,7 @@ class Overlay:
                 return []
             return self._lookup.list(node)
 
-    def create(self, parent: int, name: bytes, mode: int, owner: Owner) -> tuple[Node, Attributes]:
+    def create(self, parent: int, name: bytes, mode: int, owner: Owner) -> Told:
         """A new regular file, with one handle and one reference of the kernel's."""
         with self._lock:
             above = self.node(parent)
@@ -159,25 +167,25 @@ class Overlay:
             know_file(node)
             return self._referenced(node)
 
-    def mkdir(self, parent: int, name: bytes, mode: int, owner: Owner) -> tuple[Node, Attributes]:
+    def mkdir(self, parent: int, name: bytes, mode: int, owner: Owner) -> Told:
         """A new directory."""
         with self._lock:
             above = self.node(parent)
             return self._referenced(self._namespace.mkdir(above, name, mode, owner))
 
-    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, owner: Owner) -> tuple[Node, Attributes]:
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, owner: Owner) -> Told:
         """A new fifo, socket, device or file."""
         with self._lock:
             above = self.node(parent)
             return self._referenced(self._namespace.mknod(above, name, mode, rdev, owner))
 
-    def symlink(self, parent: int, name: bytes, target: bytes, owner: Owner) -> tuple[Node, Attributes]:
+    def symlink(self, parent: int, name: bytes, target: bytes, owner: Owner) -> Told:
         """A new symbolic link."""
         with self._lock:
             above = self.node(parent)
             return self._referenced(self._namespace.symlink(above, name, target, owner))
 
-    def link(self, ino: int, parent: int, name: bytes, given_up: GivenUp) -> tuple[Node, Attributes]:
+    def link(self, ino: int, parent: int, name: bytes, given_up: GivenUp) -> Told:
         """One more name for a file."""
         self.files.copy_up(self.node(ino), given_up)
         with self._lock:
@@ -228,10 +236,11 @@ class Overlay:
 
     def _copy_up_name(self, parent: int, name: bytes, given_up: GivenUp) -> Node | None:
         """Copy up what a name leads to. If it is a merged directory, it is returned, and referred to."""
-        found = self.lookup(parent, name)
-        if found is None:
-            return None
-        node, _ = found
+        with self._lock:
+            node = self._lookup.find(self.node(parent), name)
+            if node is None:
+                return None
+            node.nlookup += 1
         try:
             self.files.copy_up(node, given_up)
             if node.is_dir and node.lowers:

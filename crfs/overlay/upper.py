@@ -53,8 +53,13 @@ class Upper:
         self._nodes_can_be_made = True
         root.upper_fd = fd
 
+    def leave_copies(self) -> None:
+        """Copies of lower files may be staged, and whiteouts linked, without us."""
+        answers.stage_copies(self.work_fd, self._token, self.prefix + NUMBER)
+
     def close(self) -> None:
         """Let go of both directories and of all descriptors."""
+        answers.stage_copies(-1, b"", b"")
         self.let_all_go()
         with self.alone() as alone:
             if alone:

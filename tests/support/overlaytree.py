@@ -51,7 +51,7 @@ class OverlayTree:
                 found = self.overlay.lookup(number, name)
                 if found is None:
                     raise FileNotFoundError(os.fsdecode(path))
-                number = found[0].ino
+                number = found[0]
                 held.append(number)
             yield self.overlay.node(number)
         finally:
@@ -108,7 +108,8 @@ class OverlayTree:
     def create(self, path: bytes, data: bytes = b"") -> None:
         """A new file."""
         with self.parent(path) as (above, name):
-            node, _ = self.overlay.create(above, name, 0o644, owner())
+            number, _ = self.overlay.create(above, name, 0o644, owner())
+            node = self.overlay.node(number)
             self.overlay.files.write(node, 0, data)
             self.overlay.release(node)
             self.overlay.forget(node.ino, 1)
@@ -116,8 +117,8 @@ class OverlayTree:
     def mkdir(self, path: bytes) -> None:
         """A new directory."""
         with self.parent(path) as (above, name):
-            node, _ = self.overlay.mkdir(above, name, 0o755, owner())
-            self.overlay.forget(node.ino, 1)
+            number, _ = self.overlay.mkdir(above, name, 0o755, owner())
+            self.overlay.forget(number, 1)
 
     def unlink(self, path: bytes) -> None:
         """Remove a name."""

@@ -1,0 +1,1 @@
+# for kernels alone: what it has is in lowerfiles.pxd
