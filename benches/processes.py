@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -88,6 +88,16 @@ def await_end(pids: Iterable[int], seconds: float = 10) -> None:
         if time.monotonic() > deadline:
             raise StillRunning(f"processes {left} run on")
         time.sleep(0.02)
+
+
+def await_idle(pids: Sequence[int], quiet: float = 0.3, most: float = 30.0) -> None:
+    """Wait until the processes have had nothing of processors for so many seconds, or for as long as `most`."""
+    deadline = time.monotonic() + most
+    before, since = cpu_seconds(pids), time.monotonic()
+    while time.monotonic() < min(since + quiet, deadline):
+        time.sleep(0.05)
+        if (now := cpu_seconds(pids)) != before:
+            before, since = now, time.monotonic()
 
 
 def end_all(find: Callable[[], list[int]], seconds: float = 10) -> None:

@@ -36,8 +36,13 @@ def draw_all(answers: Sequence[Answer], into: Path) -> list[str]:
 def starts(answer: Answer) -> Figure:
     """For each link a row of stacked bars: mount or pull, and run."""
     figure = Figure(figsize=(10, 0.6 + 2.9 * len(answer.cases)), layout="constrained")
-    for axes, case in zip(_rows(figure, len(answer.cases)), answer.cases, strict=True):
+    rows = _rows(figure, len(answer.cases))
+    for axes, case in zip(rows, answer.cases, strict=True):
         _start(axes, case)
+    # a bar's length means the same in all of them
+    longest = max(axes.get_xlim()[1] for axes in rows)
+    for axes in rows:
+        axes.set_xlim(0, longest)
     figure.suptitle("From nothing until a program in the image has finished (least time first)")
     return figure
 
@@ -75,7 +80,7 @@ def _by_entries(title: str, *measures: tuple[str, str, float]) -> Callable[[Answ
             axes.set_xticks([], minor=True)
             _plain_logs(axes)
         _legend(figure)
-        figure.suptitle(title)
+        figure.suptitle(f"{title} (medians; lines from least to most)")
         return figure
 
     return draw
@@ -94,12 +99,14 @@ def _plain_logs(axes: Axes) -> None:
 
 def _line(axes: Axes, answer: Answer, peer: str, measure: str, unit: float) -> None:
     points = sorted(
-        (sum(case.entries.values()), found.median / unit)
+        (sum(case.entries.values()), found.median / unit, found.min / unit, found.max / unit)
         for case in answer.cases
-        if peer in case.peers and (found := case.peers[peer].measures.get(measure)) and found.median > 0
+        if peer in case.peers and (found := case.peers[peer].measures.get(measure)) and found.min > 0
     )
     if points:
-        axes.plot(*zip(*points, strict=True), marker="o", color=colour(peer), label=peer)
+        sizes, medians, least, most = zip(*points, strict=True)
+        axes.plot(sizes, medians, marker="o", color=colour(peer), label=peer)
+        axes.vlines(sizes, least, most, color=colour(peer))
 
 
 def _legend(figure: Figure) -> None:
@@ -167,7 +174,7 @@ def timeline(answer: Answer) -> Figure:
         bars.barh(row, fetch["last"] - fetch["first"], left=fetch["first"], color=colour("crfs"), height=0.8)
     bars.invert_yaxis()
     bars.set_ylabel("requests, in their order\n(grey: waiting, red: bytes come)")
-    ticks.vlines([read["at"] for read in told["reads"]], 0, 1, color="#1f78b4", linewidth=0.7)
+    ticks.vlines([read["at"] for read in told["reads"]], 0, 1, color="#444444", linewidth=0.7)
     ticks.set(
         yticks=[],
         ylabel=f"first reads\nof {len(told['reads'])} files",

@@ -13,10 +13,11 @@ from benches import images, mounts
 from benches.commands import run
 from benches.peers.peer import version_of
 from benches.place import Place, Source
+from benches.processes import await_idle
 
-# any image that is not asked about, and how long its mount's warm process takes to have everything loaded
+# any image that is not asked about, and when its mount's warm process begins to load what others will need
 _OTHER = "quirks"
-_WARM_AFTER = 3.0
+_PRELOADS_AFTER = 2.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class Crfs:
             yield store
             return
         with CrfsStore(self, place.beside("other")).mounted(_OTHER, place.directory / "other/tree"):
-            time.sleep(_WARM_AFTER)
+            time.sleep(_PRELOADS_AFTER)
+            await_idle(place.processes())
             yield store
 
 
