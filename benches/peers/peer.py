@@ -50,12 +50,8 @@ class Mounter(Peer, Protocol):
 
 
 def version_of(program: str, *options: str) -> str:
-    """The first line that a program says when asked for its version. Raises NotHere."""
-    path = needed(program)
-    try:
-        said = run(path, *(options or ("--version",)))
-    except CommandFailed as error:
-        raise NotHere(f"{program} does not run: {error}") from error
+    """The first line that a program says when asked for its version. Raises NotHere; CommandFailed where it fails."""
+    said = run(needed(program), *(options or ("--version",)))
     return next((line.strip() for line in said.splitlines() if line.strip()), "")
 
 

@@ -26,7 +26,7 @@ from benches.mountinfo import mount_type, mounts_below, parse
 from benches.mounts import WrongMount, mounted
 from benches.peers.containerd import must_be_lazy
 from benches.peers.converters import layer_sizes
-from benches.peers.peer import NotHere
+from benches.peers.peer import NotHere, version_of
 from benches.peers.writers import Stack, Writer
 from benches.processes import descendants, ending_after, naming
 from benches.question import Asking, Case, Unmeasured
@@ -145,6 +145,24 @@ def test_peers_take_turns_and_those_out_are_told() -> None:
     assert told["podman"].message == "OSError: broken"
     assert not told["podman"].measures
     assert panel.ratios() == {}
+
+
+def test_should_fail_program_that_is_here_and_does_not_run(tmp_path: Path) -> None:
+    program = tmp_path / "broken"
+    program.write_text("#!/bin/sh\necho no library >&2\nexit 1\n")
+    program.chmod(0o755)
+
+    @dataclass
+    class Broken:
+        name: str
+
+        def version(self) -> str:
+            return version_of(self.name)
+
+    panel = Panel([Broken(str(program)), Broken("no-such-program")])
+    panel.call(lambda _: None)
+    assert [peer.state for peer in panel.answers().values()] == ["failed", "not here"]
+    assert "no library" in panel.out[str(program)].message
 
 
 def _answer(name: str = "start", case: str = "loopback") -> Answer:
