@@ -1,11 +1,14 @@
 """What a running mount tells of itself: JSON, on a socket beside its state file, to whoever may connect there.
 
 One answer per connection: the report at that moment. The socket is named by the mount's device number and the
-process, and lies in the user's runtime directory, which is nobody else's.
+process, and lies in the user's runtime directory, which is nobody else's. One thread answers for all mounts that a
+process serves.
 """
 
 import contextlib
+import logging
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +19,7 @@ import msgspec
 from crfs.blobs.directories import runtime_directory
 from crfs.image.report import Report
 
+log = logging.getLogger(__name__)
 # a mount that serves answers at once
 _SECONDS = 2.0
 _PIECE = 1 << 16
@@ -32,18 +36,53 @@ def telling(device: str, report: Callable[[], Report]) -> Iterator[None]:
     except OSError:
         yield
         return
-    thread = threading.Thread(target=_answer_all, args=(listener, report), name="crfs-telling", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            socket_path(device, os.getpid()).unlink()
-        # wakes the thread, as close() would not
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        thread.join(_SECONDS)
-        listener.close()
+    with listener, _answering.during(listener, report):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                socket_path(device, os.getpid()).unlink()
+
+
+class _Answering:
+    """The thread that answers, from the first mount on; any thread."""
+
+    def __init__(self) -> None:
+        # held for an answer: once during() is over, no report is asked for any more
+        self._lock = threading.Lock()
+        self._listeners: dict[int, tuple[socket.socket, Callable[[], Report]]] = {}
+        self._epoll: select.epoll | None = None
+
+    @contextlib.contextmanager
+    def during(self, listener: socket.socket, report: Callable[[], Report]) -> Iterator[None]:
+        """Answer who connects there, for as long as this lasts."""
+        number = listener.fileno()
+        with self._lock:
+            self._listeners[number] = (listener, report)
+            epoll = self._started()
+            epoll.register(number, select.EPOLLIN)
+        try:
+            yield
+        finally:
+            with self._lock:
+                epoll.unregister(number)
+                del self._listeners[number]
+
+    def _started(self) -> select.epoll:
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            threading.Thread(target=self._run, args=(self._epoll,), name="crfs-telling", daemon=True).start()
+        return self._epoll
+
+    def _run(self, epoll: select.epoll) -> None:
+        while True:
+            for number, _ in epoll.poll():
+                with self._lock:
+                    if number in self._listeners:
+                        _answer(*self._listeners[number])
+
+
+_answering = _Answering()
 
 
 def ask(device: str, pid: int) -> Report | None:
@@ -70,13 +109,12 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
         with _short(path) as name:
-            # as root's runtime directory may be looked into by others
-            before = os.umask(0o177)
-            try:
-                listener.bind(name)
-            finally:
-                os.umask(before)
+            listener.bind(name)
+            # root's runtime directory may be looked into by others, who find nobody listening until then
+            os.chmod(name, 0o600)
         listener.listen()
+        # who connects may be gone before he is let in
+        listener.setblocking(False)
     except OSError:
         listener.close()
         raise
@@ -93,13 +131,15 @@ def _short(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
-def _answer_all(listener: socket.socket, report: Callable[[], Report]) -> None:
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            # the end
-            return
-        with connection, contextlib.suppress(OSError):
+def _answer(listener: socket.socket, report: Callable[[], Report]) -> None:
+    with contextlib.suppress(OSError):
+        connection, _ = listener.accept()
+        with connection:
             connection.settimeout(_SECONDS)
-            connection.sendall(msgspec.json.encode(report()))
+            try:
+                said = msgspec.json.encode(report())
+            except Exception:
+                # the other mounts are still to be told of
+                log.exception("a mount can't tell of itself")
+                return
+            connection.sendall(said)
