@@ -17,6 +17,8 @@ from pathlib import Path
 from benches.commands import CommandFailed, run
 from benches.mountinfo import find_mount, mount_type
 from benches.processes import await_end, with_word
+from crfs.mount.engines.places import private_place
+from crfs.mount.leftovers import sweep as sweep_leftovers
 
 # mount(8) by mount(2): fsconfig(2), which newer ones prefer, takes no more than 255 bytes of layers
 MOUNT = ("env", "LIBMOUNT_FORCE_MOUNT2=always", "mount")
@@ -87,6 +89,12 @@ def directory(path: Path) -> Iterator[Mount]:
 def daemons(at: Path) -> list[int]:
     """The processes with the mount point as a word of their command line, this one left out."""
     return with_word(at)
+
+
+def sweep() -> None:
+    """Take away what killed processes of crfs's have mounted and left in /run/crfs, as the next mount would."""
+    with private_place():
+        sweep_leftovers()
 
 
 def drop_caches() -> None:

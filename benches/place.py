@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benches import images
+from benches import images, mounts
 from benches.cache import remove_tree
 from benches.commands import CommandFailed, run
 from benches.link import Link
@@ -102,6 +102,7 @@ def scratch() -> Iterator[Path]:
         else:
             os.environ["TMPDIR"] = usual
         end_new(before)
+        mounts.sweep()
         remove_tree(path)
 
 

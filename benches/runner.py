@@ -22,7 +22,7 @@ from benches.containerd import ConverterMissing
 from benches.fidelity import Fidelity, measure
 from benches.link import Link, Shape, link
 from benches.machine import commit, machine
-from benches.mounts import WrongMount, drop_caches
+from benches.mounts import WrongMount, drop_caches, sweep
 from benches.peers.peer import NotHere, Peer
 from benches.place import Place, Source
 from benches.processes import StillRunning, descendants, end_new, ending_after
@@ -157,6 +157,7 @@ class Runner:
             yield Place(self.source, linked, path, frozenset(before))
         finally:
             end_new(before)
+            sweep()
             remove_tree(path)
 
     def _writers(self, question: Question, cases: Sequence[Case]) -> dict[str, str]:
