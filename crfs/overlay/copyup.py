@@ -179,8 +179,7 @@ class CopyUp:
         """Before something gets a name in an upper directory: the directory says if it has its number from below."""
         if parent.lowers or parent.impure or not self._lookup.is_from_below(node):
             return
-        with contextlib.suppress(OSError):
-            self._upper.mark(self._upper.path(parent), b"impure", b"y")
+        self._upper.mark_impure(self._upper.path(parent))
         parent.impure = True
 
     def prepare(self, node: Node, source: OpenLower, given_up: GivenUp, size: int) -> Prepared:

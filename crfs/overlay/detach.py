@@ -4,7 +4,6 @@ The kernel's overlayfs follows none in an upper directory with `user.*` marks. T
 directory shows, and holds the overlay's lock. A crash leaves the tree as it was, whatever is marked already.
 """
 
-import contextlib
 import stat
 from collections.abc import Iterator
 
@@ -21,8 +20,7 @@ def detach(directory: Node, lookup: Lookup, upper: Upper) -> None:
         # numbers came from what it was merged with
         if not upper.set_number_mark(path, lookup.number_mark(each)):
             lookup.table.remember(each)
-        with contextlib.suppress(OSError):
-            upper.mark(path, b"impure", b"y")
+        upper.mark_impure(path)
     upper.mark(upper.path(directory), b"opaque", b"y")
     for each in below:
         each.lowers, each.redirect, each.impure = [], None, True

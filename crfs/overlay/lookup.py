@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from crfs._native import answers
-from crfs._native.status import find_status
+from crfs._native.status import Status, find_status
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links
 from crfs.overlay.lower import DirectoryLower, Found, Lower
@@ -152,7 +152,7 @@ class Lookup:
             return _Says.NOTHING_IS_THERE
         mode = self._upper.mode_at(fd, name, info)
         if not stat.S_ISDIR(mode):
-            return self._upper_file(parent, name, info.st_ino, mode)
+            return self._upper_file(parent, name, info, mode)
         marks, parts = self._merged_with(parent, name)
         number = self._numbers.lower(parts[0]) if parts else self._upper_number(parent, name, info.st_ino)
         node = self._add(number, mode, parent, name)
@@ -168,12 +168,14 @@ class Lookup:
     def _add(self, number: int, mode: int, parent: Node, name: bytes) -> Node:
         return self.table.add(number, self._numbers.spare, mode, parent, name)
 
-    def _upper_file(self, parent: Node, name: bytes, ino: int, mode: int) -> Node:
+    def _upper_file(self, parent: Node, name: bytes, info: Status, mode: int) -> Node:
+        ino = info.st_ino
         node = self.table.find_upper(ino)
         if node is not None:
             self.table.add_name(node, parent, name)
             return node
-        marks = self._file_marks(parent, name)
+        # whoever else has written here does not say of directories what we do
+        marks = self._file_marks(parent, name, linked=info.st_nlink > 1)
         number = self._number_of(ino, marks)
         data = self._data_below(parent, name, marks) if marks.metacopy and stat.S_ISREG(mode) else None
         node = self._add(number, mode, parent, name)
@@ -183,9 +185,12 @@ class Lookup:
             self.table.remember(node)
         return node
 
-    def _file_marks(self, parent: Node, name: bytes) -> FileMarks:
-        """The marks of what is in the upper directory, and not merged: it may have been copied up."""
-        if self._upper is None or not (parent.lowers or parent.impure):
+    def _file_marks(self, parent: Node, name: bytes, *, linked: bool = False) -> FileMarks:
+        """The marks of what is in the upper directory, and not merged: it may have been copied up.
+
+        Where it is `linked` elsewhere too, it has the same number by any of its names.
+        """
+        if self._upper is None or not (parent.lowers or parent.impure or linked):
             return PLAIN_FILE
         return self._upper.file_marks(self._upper.dir_fd(parent), name)
 

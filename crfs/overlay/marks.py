@@ -21,6 +21,8 @@ WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 # our own: the number of what was copied up. No part of the kernel's marks, but hidden and left alone like them
 NUMBER = b"crfs.number"
+# and beside `impure`, which the kernel takes from a directory where it sees no marks of its own
+IMPURE = b"crfs.impure"
 # the kinds of extended attributes that there are (xattr(7))
 NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.")
 _ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
@@ -76,7 +78,7 @@ def read_marks(path: bytes | int) -> DirMarks:
             opaque = opaque or os.getxattr(path, name) == b"y"
         elif mark == b"redirect":
             redirect = os.getxattr(path, name)
-        elif mark == b"impure":
+        elif mark in (b"impure", IMPURE):
             impure = True
     return DirMarks(opaque, redirect, impure) if opaque or redirect or impure else PLAIN
 

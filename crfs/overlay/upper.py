@@ -18,6 +18,7 @@ from crfs._native.copies import place_quietly
 from crfs._native.status import Status, find_status
 from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
+    IMPURE,
     NUMBER,
     TRUSTED,
     USER,
@@ -368,6 +369,12 @@ class Upper:
     def mark(self, path: bytes | int, mark: bytes, value: bytes) -> None:
         """Set one of the overlay's own extended attributes."""
         os.setxattr(path, self.prefix + mark, value)
+
+    def mark_impure(self, path: bytes) -> None:
+        """A directory through which nothing shows comes to hold what has its number from below, if that can be kept."""
+        with contextlib.suppress(OSError):
+            self.mark(path, b"impure", b"y")
+            self.mark(path, IMPURE, b"y")
 
     @staticmethod
     def unmark(fd: int, mark: bytes) -> None:

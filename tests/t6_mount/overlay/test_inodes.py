@@ -138,3 +138,23 @@ def test_the_kernel_mounts_it_in_between(side: Side) -> None:
     side.mount()
     assert numbers(side).items() >= kept.items()
     assert (side.at / "one/c").read_bytes() == b"by the kernel"
+
+
+def test_the_kernel_lists_new_directories_in_between(side: Side) -> None:
+    """It takes its own mark from those where it sees nothing that it has copied up, and has none on what it links."""
+    for name in ("new", "other"):
+        (side.at / name).mkdir()
+    os.rename(side.at / "one/a", side.at / "new/a")
+    os.link(side.at / "two/a", side.at / "new/two")
+    os.rename(side.at / "dir/file", side.at / "new/file")
+    kept = lasting(side, numbers(side))
+    side.unmount()
+    side.mount(KernelOverlay(userxattr=has_user_marks(side)))
+    assert sorted(os.listdir(side.at / "new")) == ["a", "file", "two"]
+    os.link(side.at / "new/two", side.at / "other/two")
+    side.unmount()
+    side.mount()
+    # first by the name of which nobody says anything
+    assert (side.at / "other/two").stat().st_ino == kept[b"new/two"]
+    side.remount()
+    assert numbers(side).items() >= kept.items()
