@@ -23,7 +23,7 @@ from benches.fidelity import Fidelity
 from benches.link import WAN, Counts, Pace, Shape
 from benches.machine import machine
 from benches.mountinfo import mount_type, mounts_below, parse
-from benches.mounts import WrongMount, mounted
+from benches.mounts import WrongMount, mounted, sweep
 from benches.peers.containerd import must_be_lazy
 from benches.peers.converters import layer_sizes
 from benches.peers.peer import NotHere, version_of
@@ -37,6 +37,8 @@ from benches.report import main as merge
 from benches.report import with_part
 from benches.runner import Panel, chosen_peers
 from benches.stats import Samples, summarize
+from crfs.blobs.directories import runtime_directory
+from crfs.mount.mountpoint import PLACES
 from tests.support.dockerregistry import need_programs, need_root
 from tests.support.mounting import need_fuse
 
@@ -358,6 +360,18 @@ def test_who_is_stuck_is_ended_and_what_ran_before_is_not() -> None:
             pass
         assert not late.is_set()
         before.kill()
+
+
+def test_mounts_of_a_crfs_that_was_killed_are_taken_away() -> None:
+    need_root()
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    place = runtime_directory() / PLACES / f"{ended.pid}-1"
+    (place / "tree0").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "test", place / "tree0"], check=True)
+    sweep()
+    assert not mounts_below(place)
+    assert not place.exists()
 
 
 @contextmanager
