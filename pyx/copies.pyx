@@ -9,9 +9,13 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t
 
 from crfs._native.system cimport (
+    AT_REMOVEDIR,
     O_CLOEXEC,
     O_CREAT,
+    O_DIRECTORY,
     O_EXCL,
+    O_NOFOLLOW,
+    O_RDONLY,
     O_RDWR,
     close,
     fchmod,
@@ -20,6 +24,7 @@ from crfs._native.system cimport (
     fsetxattr,
     fstat,
     futimens,
+    mkdirat,
     openat,
     pread,
     pwrite,
@@ -60,6 +65,23 @@ def copy_plain(int source_fd, int dir_fd, bytes name not None, bytes mark not No
     return None if fd < 0 else (fd, info.st_ino, is_marked)
 
 
+def copy_directory(int source_fd, bytes path not None, int dir_fd, bytes name not None):
+    """A new directory `name` in a directory, with all that one at a path below an open one is, but for what it holds.
+
+    Its inode number. None, and nothing was made, where that has extended attributes. OSError.
+    """
+    cdef const char *source = path
+    cdef const char *at = name
+    cdef stat_t info
+    cdef int failed
+    cdef bint is_plain
+    with nogil:
+        failed = put_directory(source_fd, source, dir_fd, at, &info, &is_plain)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return info.st_ino if is_plain else None
+
+
 def place_quietly(int work_fd, bytes staged not None, int dir_fd, bytes name not None):
     """Move a file into a directory, over what is there, with no change of the directory's times; OSError."""
     cdef const char *old = staged
@@ -96,6 +118,29 @@ cdef int copy(
         last_error = failed
         return -1
     return fd
+
+
+cdef int put_directory(
+    int source_fd, const char *path, int dir_fd, const char *name, stat_t *info, bint *is_plain
+) noexcept nogil:
+    """See copy_directory(): 0, or an errno."""
+    cdef int failed = 0, made
+    cdef int fd = openat(source_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    if fd < 0:
+        return errno
+    is_plain[0] = fstat(fd, info) == 0 and flistxattr(fd, NULL, 0) == 0
+    close(fd)
+    if not is_plain[0]:
+        return 0
+    if mkdirat(dir_fd, name, 0o700) != 0:
+        return errno
+    made = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    failed = errno if made < 0 or dress(made, info) != 0 else 0
+    if made >= 0:
+        close(made)
+    if failed:
+        unlinkat(dir_fd, name, AT_REMOVEDIR)
+    return failed
 
 
 cdef int move_quietly(int work_fd, const char *staged, int dir_fd, const char *name) noexcept nogil:

@@ -23,6 +23,7 @@ cdef extern from "<sys/stat.h>" nogil:
         timespec st_ctim
     int fstat(int fd, stat_t *info)
     int fstatat(int dir_fd, const char *path, stat_t *info, int flags)
+    int mkdirat(int dir_fd, const char *path, uint32_t mode)
     int fchmod(int fd, uint32_t mode)
     int futimens(int fd, const timespec *times)
     int utimensat(int dir_fd, const char *path, const timespec *times, int flags)
@@ -42,6 +43,7 @@ cdef extern from "<fcntl.h>" nogil:
     int O_NOFOLLOW
     int O_CLOEXEC
     int O_PATH
+    int AT_REMOVEDIR
     int AT_SYMLINK_NOFOLLOW
     int openat(int dir_fd, const char *path, int flags, ...)
 

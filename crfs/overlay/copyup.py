@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from crfs._native.copies import copy_plain
+from crfs._native.copies import copy_directory, copy_plain
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.lookup import Lookup
-from crfs.overlay.lower import GivenUp, Lower, OpenFile, OpenLower
+from crfs.overlay.lower import DirectoryLower, GivenUp, Lower, OpenFile, OpenLower
 from crfs.overlay.marks import NUMBER, is_private
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Place
 from crfs.overlay.numbers import Numbers
@@ -77,7 +77,26 @@ class CopyUp:
             self.directory(node.parent)
         self._small(node)
 
+    def _copy_directory(self, node: Node) -> bool:
+        """Copy up a directory that is no more than most are; whether it is one, and has a name."""
+        lower, found = node.lowers[0]
+        if node.is_orphan or not (isinstance(lower, DirectoryLower) and self._upper.ownership.is_plain):
+            return False
+        if lower.is_recorded:
+            return False
+        staged = self._upper.staged_name()
+        ino = copy_directory(*lower.reach(found.handle), self._upper.work_fd, staged)
+        if ino is None:
+            return False
+        try:
+            return self._place(node, staged, True, ino)
+        except OSError:
+            self._upper.discard(staged)
+            raise
+
     def _small(self, node: Node) -> None:
+        if node.is_dir and self._copy_directory(node):
+            return
         shown = self._lookup.attributes(node)
         staged = self._upper.staged_name()
         work = self._upper.work_fd

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from crfs._native.copies import copy_plain, place_quietly
+from crfs._native.copies import copy_directory, copy_plain, place_quietly
 
 WHEN_NS = (-1_234_567_890, 1_700_000_000_123_456_789)
 
@@ -63,6 +63,32 @@ def test_should_fail_to_copy_over_what_is_there(tmp_path: Path, work: int) -> No
     with pytest.raises(FileExistsError):
         _copy(tmp_path / "source", work)
     assert (tmp_path / "work/staged").read_bytes() == b"old"
+
+
+def test_a_copied_directory_is_what_it_was_but_empty(tmp_path: Path, work: int) -> None:
+    source = tmp_path / "above/source"
+    source.mkdir(parents=True)
+    (source / "file").touch()
+    source.chmod(0o2751)
+    os.utime(source, ns=WHEN_NS)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    number = copy_directory(fd, b"above/source", work, b"staged")
+    was, made = source.stat(), os.stat(tmp_path / "work/staged")
+    assert (made.st_mode, made.st_uid, made.st_gid, made.st_mtime_ns, made.st_ino) == (
+        was.st_mode,
+        was.st_uid,
+        was.st_gid,
+        was.st_mtime_ns,
+        number,
+    )
+    assert os.listdir(tmp_path / "work/staged") == []
+    os.setxattr(source, "user.name", b"value")
+    assert copy_directory(fd, b"above/source", work, b"other") is None
+    os.removexattr(source, "user.name")
+    with pytest.raises(FileExistsError):
+        copy_directory(fd, b"above/source", work, b"staged")
+    assert os.listdir(work) == ["staged"]
+    os.close(fd)
 
 
 def test_what_is_placed_leaves_times_alone(tmp_path: Path, work: int) -> None:

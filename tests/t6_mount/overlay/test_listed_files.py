@@ -1,0 +1,90 @@
+"""Lower files that a listing has told of: what is done to them first is answered where it is received."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.overlaymounts import Mounter
+from tests.t6_mount.overlay.arena import Arena, Side, mounted
+from tests.t6_mount.overlay.stacks import Layer, build
+
+NAMES = tuple(f"file-{number}" for number in range(200))
+LARGE = 100_000
+
+
+def _fill(layer: Layer) -> None:
+    layer.directory(b"dir")
+    for name in NAMES:
+        layer.file(b"dir/" + name.encode(), name.encode())
+    layer.file(b"dir/large", b"x" * LARGE)
+
+
+@pytest.fixture(scope="module")
+def lowers(arena: Arena) -> tuple[Path, ...]:
+    return build([_fill], arena.new_directory())
+
+
+@pytest.fixture
+def side(arena: Arena, overlay: Mounter, lowers: tuple[Path, ...]) -> Iterator[Side]:
+    with mounted(overlay, arena, lowers, arena.new_directory()) as side:
+        yield side
+
+
+@pytest.fixture
+def listed(side: Side) -> Path:
+    """The directory, in the upper one, and its files, which have been told of."""
+    directory = side.at / "dir"
+    directory.chmod(0o750)
+    with os.scandir(directory) as entries:
+        assert all(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    return directory
+
+
+def test_what_changes_keeps_all_else(listed: Path) -> None:
+    for name in (*NAMES, "large"):
+        before = (listed / name).stat()
+        (listed / name).chmod(0o604)
+        after = (listed / name).stat()
+        assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+            before.st_ino,
+            before.st_size,
+            before.st_mtime_ns,
+        )
+        assert stat.S_IMODE(after.st_mode) == 0o604
+    assert {name: (listed / name).read_text() for name in NAMES} == {name: name for name in NAMES}
+    assert (listed / "large").read_bytes() == b"x" * LARGE
+
+
+def test_what_is_appended_to_is_read_and_was_not_new(listed: Path) -> None:
+    for name in NAMES:
+        with open(listed / name, "a") as file:
+            file.write(" and more")
+        assert (listed / name).read_text() == name + " and more"
+        os.rename(listed / name, listed / f"{name}-moved")
+    assert sorted(os.listdir(listed)) == sorted([*(f"{name}-moved" for name in NAMES), "large"])
+
+
+def test_what_is_removed_is_there_for_who_holds_it(listed: Path) -> None:
+    for name in NAMES[:20]:
+        held = os.open(listed / name, os.O_PATH)
+        number = os.fstat(held).st_ino
+        (listed / name).unlink()
+        assert not (listed / name).exists()
+        assert os.fstat(held).st_ino == number
+        with open(f"/proc/self/fd/{held}") as file:
+            assert file.read() == name
+        (listed / name).touch(exist_ok=False)
+        assert (listed / name).read_text() == ""
+        os.close(held)
+
+
+def test_all_can_be_removed_and_the_directory_made_anew(listed: Path) -> None:
+    (listed / NAMES[0]).chmod(0o600)
+    for name in os.listdir(listed):
+        (listed / name).unlink()
+    listed.rmdir()
+    listed.mkdir()
+    assert os.listdir(listed) == []
