@@ -74,7 +74,7 @@ def copy_directory(int source_fd, bytes path not None, int dir_fd, bytes name no
     cdef const char *at = name
     cdef stat_t info
     cdef int failed
-    cdef bint is_plain
+    cdef bint is_plain = False
     with nogil:
         failed = put_directory(source_fd, source, dir_fd, at, &info, &is_plain)
     if failed:

@@ -139,7 +139,10 @@ class Lookup:
     def _nameless(self, ino: int, lower: Lower, path: bytes) -> Node | None:
         head, _, name = path.rpartition(b"/")
         found = lower.find(head, name)
-        return None if found is None else self.table.add_nameless(ino, found.mode, (lower, found))
+        # nobody can tell any more where other bytes would be
+        if found is None or lower.file_marks(path).metacopy:
+            return None
+        return self.table.add_nameless(ino, found.mode, (lower, found))
 
     def _find_upper(self, parent: Node, name: bytes) -> "Node | _Says | None":
         """The upper's node; None where it does not say what a name means."""
@@ -395,7 +398,12 @@ class Lookup:
         if part is None or part[1].shown is None or stat.S_ISDIR(part[1].mode) or name in parent.children:
             return self.look_up(parent, name)
         told = self.leave(parent, name, part, changes)
-        return told or self.find(parent, name)
+        if told is not None:
+            return told
+        # in that order: what is not left to others does not change any more
+        if answers.number_at(parent.ino, name) or answers.changed_lower() != changes:
+            return self.find(parent, name)
+        return self._lower_node(parent, name, self._with_data(part, parent.lowers, name))
 
     def _listed_number(self, parent: Node, name: bytes, ino: int, mode: int) -> int:
         """The number that an upper object will have once it is looked up."""
