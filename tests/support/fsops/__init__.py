@@ -20,6 +20,7 @@ from tests.support.fsops.attributes import (
 from tests.support.fsops.calls import Time, digest
 from tests.support.fsops.directories import ListDirectory, ReadWhile
 from tests.support.fsops.handles import (
+    STALE,
     Close,
     HandleChmod,
     HandleChown,
@@ -45,6 +46,7 @@ from tests.support.fsops.step import FLAGS, GROUPS, Failed, Place, Step, run_ste
 __all__ = [
     "FLAGS",
     "GROUPS",
+    "STALE",
     "Access",
     "Chmod",
     "Chown",

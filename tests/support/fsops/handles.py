@@ -13,6 +13,10 @@ from tests.support.fsops.directories import listing
 from tests.support.fsops.step import Place, Step, run_step
 
 _ALWAYS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# madvise(2), Linux 5.14: a page that can't be had is an error, and no signal
+_MADV_POPULATE_READ = 22
+# what `MapRead` answers
+STALE = "other bytes than read(2)"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -109,7 +113,7 @@ class MapWrite(Step):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MapRead(Step):
-    """The whole file through a mapping."""
+    """The whole file through a mapping; `STALE` where that is of another file than what is read."""
 
     handle: int
 
@@ -119,7 +123,21 @@ class MapRead(Step):
             return "too short"
         size = os.fstat(descriptor).st_size
         with mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ) as mapped:
-            return digest(mapped[:])
+            if not _is_populated(mapped):
+                return STALE
+            found = mapped[:]
+        return digest(found) if found == os.pread(descriptor, size, 0) else STALE
+
+
+def _is_populated(mapped: mmap.mmap) -> bool:
+    """Have all of its pages; False where the file that they are of has fewer."""
+    try:
+        mapped.madvise(_MADV_POPULATE_READ)
+    except OSError as error:
+        if error.errno != errno.EFAULT:
+            raise
+        return False
+    return True
 
 
 def _mappable(descriptor: int, size: int) -> bool:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fsops import MapRead, Open, Step, Write
 from tests.support.overlaymounts import KernelOverlay, Mounter, fuse_overlayfs
 from tests.t6_mount.overlay.arena import Arena
 from tests.t6_mount.overlay.machine import Examples
-from tests.t6_mount.overlay.search import Finding, reduced, search
+from tests.t6_mount.overlay.pair import Pair
+from tests.t6_mount.overlay.search import Finding, attempt, reduced, search
 from tests.t6_mount.overlay.stacks import LINKED, STACKS
 
 
@@ -49,6 +51,17 @@ def test_should_fail_for_fuse_overlayfs(arena: Arena) -> None:
     if reason := trial.missing():
         pytest.skip(reason)
     find(arena, trial, "rich")
+
+
+@pytest.mark.parametrize("times", [1, 9000], ids=["as long", "longer"])
+def test_what_the_kernel_maps_of_a_lower_file_is_let_pass(
+    arena: Arena, crfs_overlay: Mounter, times: int
+) -> None:
+    """Other bytes than there are, or none: who reads them by the mapping is ended by SIGBUS."""
+    steps: list[Step] = [Open(0, b"file", os.O_RDONLY), Open(1, b"file", os.O_WRONLY)]
+    steps += [Write(1, b"Z", times), MapRead(0)]
+    mismatch = attempt(Pair(arena, "small", crfs_overlay), steps)
+    assert mismatch is None, str(mismatch)
 
 
 def test_a_finding_is_a_script(arena: Arena, tmp_path: Path) -> None:
