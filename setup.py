@@ -24,6 +24,7 @@ KERNELS: dict[str, list[str]] = {
     "answers": [],
     "newfiles": [],
     "lowerfiles": [],
+    "lowernames": [],
     "listing": [],
     "copies": [],
     "status": [],

@@ -175,6 +175,8 @@ cdef bint opens_directories = False
 cdef bint offers = False
 cdef uint64_t directory_handle = 0
 cdef vector[uint64_t] released_handles
+# where open directories end, as far as they have been read to the end
+cdef unordered_map[uint64_t, uint64_t] ends
 
 
 def allow(double files, double directories, bint new_files):
@@ -213,6 +215,13 @@ def serve_directories(read, bint opens, bint plus):
     """
     global read_directory, lists, opens_directories, offers
     read_directory, lists, opens_directories, offers = read, True, opens, plus
+
+
+def know_end(uint64_t handle, uint64_t off):
+    """A directory has no more than its first `off` names, until it is read from the beginning again."""
+    lock.lock()
+    ends[handle] = off
+    lock.unlock()
 
 
 def released_directories():
@@ -310,6 +319,18 @@ def leave_to_us(
     return known_here
 
 
+cdef bint leave_file(
+    uint64_t ino, const LowerFile *file, uint64_t changes, const stat_t *info, fuse_entry_out *told
+) noexcept:
+    """The same for what is to be told of it, which `told` is then."""
+    lock.lock()
+    cdef bint known_here = allowed and know_lower(ino, file, changes)
+    if known_here:
+        set_entry(told, ino, info)
+    lock.unlock()
+    return known_here
+
+
 def is_new(uint64_t parent, bytes name not None) -> bool:
     """Whether what a directory has under a name was made here."""
     cdef const char *at = name
@@ -347,6 +368,8 @@ cdef bint answer(int device, char *request, size_t size) noexcept nogil:
 
 cdef bint answer_listing(int device, const fuse_in_header *head, const fuse_read_in *asked) noexcept nogil:
     """Without the lock: what is called wants it."""
+    if is_at_end(asked):
+        return reply(device, head, 0, NULL, 0)
     with gil:
         try:
             data = read_directory(
@@ -358,6 +381,16 @@ cdef bint answer_listing(int device, const fuse_in_header *head, const fuse_read
             log.exception("readdir failed")
             return reply(device, head, EIO, NULL, 0)
         return reply(device, head, 0, <const char *>data, <size_t>len(data))
+
+
+cdef bint is_at_end(const fuse_read_in *asked) noexcept nogil:
+    lock.lock()
+    end = ends.find(asked.fh)
+    cdef bint found = asked.offset != 0 and end != ends.end() and asked.offset >= dereference(end).second
+    if not asked.offset and end != ends.end():
+        ends.erase(end)
+    lock.unlock()
+    return found
 
 
 cdef void offer(int device, const fuse_in_header *head, const fuse_init_in *asked) noexcept nogil:
@@ -390,6 +423,7 @@ cdef bint answer_locked(int device, const fuse_in_header *head, char *body, size
         return answer_open_directory(device, head)
     if opens_directories and head.opcode == FUSE_RELEASEDIR:
         released_handles.push_back((<const fuse_release_in *>body).fh)
+        ends.erase((<const fuse_release_in *>body).fh)
         return reply(device, head, 0, NULL, 0)
     if opens_directories and head.opcode == FUSE_FSYNCDIR:
         # llfuse names no inode, so that the handle has to

@@ -14,17 +14,13 @@ cdef enum:
 cdef class Listing:
     """Up to `size` bytes of entries; `plus`: each with what a lookup would say."""
 
-    cdef bytearray data
-    cdef Py_ssize_t filled
-    cdef bint plus
-
     def __init__(self, Py_ssize_t size, bint plus):
         self.data = bytearray(size)
         self.plus = plus
 
     def has_room(self, bytes name not None) -> bool:
         """Whether one more entry fits in."""
-        return self.filled + self.taken(name) <= len(self.data)
+        return self.filled + self.taken(len(name)) <= len(self.data)
 
     def taken_bytes(self) -> bytes:
         """All entries."""
@@ -56,15 +52,15 @@ cdef class Listing:
         set_time(ctime_ns, &attr.ctime, &attr.ctimensec)
         self.put(name, off, ino, mode, &entry)
 
-    cdef Py_ssize_t taken(self, bytes name):
-        return (<Py_ssize_t>sizeof(fuse_entry_out) if self.plus else 0) + (HEADER + len(name) + 7) // 8 * 8
+    cdef Py_ssize_t taken(self, Py_ssize_t name_size) noexcept:
+        return (<Py_ssize_t>sizeof(fuse_entry_out) if self.plus else 0) + (HEADER + name_size + 7) // 8 * 8
 
     cdef int put(
         self, bytes name, uint64_t off, uint64_t ino, uint32_t mode, const fuse_entry_out *entry
     ) except -1:
         cdef char *at = <char *>self.data + self.filled
         cdef fuse_dirent *dirent
-        if self.filled + self.taken(name) > len(self.data):
+        if self.filled + self.taken(len(name)) > len(self.data):
             raise ValueError("there is no room for another entry")
         if self.plus:
             memcpy(at, entry, sizeof(fuse_entry_out))
@@ -72,7 +68,7 @@ cdef class Listing:
         dirent = <fuse_dirent *>at
         dirent.ino, dirent.off, dirent.namelen, dirent.type = ino, off, <uint32_t>len(name), mode >> 12 & 15
         memcpy(at + HEADER, <const char *>name, <size_t>len(name))
-        self.filled += self.taken(name)
+        self.filled += self.taken(len(name))
         return 0
 
 

@@ -6,17 +6,30 @@ import os
 
 from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport strcmp
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from crfs._native.system cimport (
     AT_SYMLINK_NOFOLLOW,
+    DIR,
+    DT_CHR,
+    DT_UNKNOWN,
     O_CLOEXEC,
     O_DIRECTORY,
+    O_NOFOLLOW,
     O_RDONLY,
+    S_IFMT,
+    S_ISCHR,
     S_ISDIR,
+    close,
+    closedir,
+    dirent,
+    fdopendir,
+    flistxattr,
     fstatat,
     openat,
+    readdir,
     stat_t,
     timespec,
 )
@@ -25,31 +38,16 @@ cdef extern from "<errno.h>" nogil:
     # one that can be set
     int last_error "errno"
 
-cdef extern from "<dirent.h>" nogil:
-    ctypedef struct DIR:
-        pass
-    cdef struct dirent:
-        char *d_name
-    DIR *fdopendir(int fd)
-    dirent *readdir(DIR *directory)
-    int closedir(DIR *directory)
+
+cdef struct Entry:
+    string name
+    uint64_t ino
+    uint32_t mode
+    bint is_whiteout
 
 
 cdef class Status:
     """As os.stat_result has it."""
-
-    cdef readonly uint64_t st_dev
-    cdef readonly uint64_t st_ino
-    cdef readonly uint32_t st_mode
-    cdef readonly uint64_t st_nlink
-    cdef readonly uint32_t st_uid
-    cdef readonly uint32_t st_gid
-    cdef readonly uint64_t st_rdev
-    cdef readonly int64_t st_size
-    cdef readonly int64_t st_blocks
-    cdef readonly int64_t st_atime_ns
-    cdef readonly int64_t st_mtime_ns
-    cdef readonly int64_t st_ctime_ns
 
 
 cdef int64_t in_ns(timespec time) noexcept nogil:
@@ -67,6 +65,10 @@ def find_status(int dir_fd, bytes path not None):
         return None
     if failed:
         raise OSError(failed, os.strerror(failed))
+    return status_of(&info)
+
+
+cdef Status status_of(const stat_t *info):
     cdef Status made = Status.__new__(Status)
     made.st_dev, made.st_ino, made.st_mode, made.st_nlink = info.st_dev, info.st_ino, info.st_mode, info.st_nlink
     made.st_uid, made.st_gid, made.st_rdev = info.st_uid, info.st_gid, info.st_rdev
@@ -74,6 +76,62 @@ def find_status(int dir_fd, bytes path not None):
     made.st_atime_ns, made.st_mtime_ns = in_ns(info.st_atim), in_ns(info.st_mtim)
     made.st_ctime_ns = in_ns(info.st_ctim)
     return made
+
+
+def is_bare_directory(int dir_fd, bytes path not None, bytes name not None) -> bool:
+    """Whether the directory at a path has no extended attributes, and nothing of a name. False where it can't be told."""
+    cdef const char *at = path or b"."
+    cdef const char *without = name
+    cdef int fd
+    cdef stat_t info
+    cdef bint is_bare = False
+    with nogil:
+        fd = openat(dir_fd, at, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        if fd >= 0:
+            is_bare = (
+                flistxattr(fd, NULL, 0) == 0
+                and fstatat(fd, without, &info, AT_SYMLINK_NOFOLLOW) != 0
+                and errno == ENOENT
+            )
+            close(fd)
+    return is_bare
+
+
+def read_names(int dir_fd):
+    """(name, inode number, type, whether it is a character device 0:0) of all in an open directory. OSError."""
+    cdef vector[Entry] entries
+    cdef int failed
+    with nogil:
+        failed = put_names(openat(dir_fd, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), &entries)
+    if failed:
+        raise OSError(failed, os.strerror(failed))
+    return [(<bytes>entry.name, entry.ino, entry.mode, entry.is_whiteout) for entry in entries]
+
+
+cdef int put_names(int fd, vector[Entry] *entries) noexcept nogil:
+    """An errno, or 0. `fd` is closed."""
+    global last_error
+    cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
+    cdef int failed = errno if directory == NULL else 0
+    cdef dirent *found
+    cdef stat_t info
+    while not failed:
+        last_error = 0
+        found = readdir(directory)
+        if found == NULL:
+            failed = errno
+            break
+        if strcmp(found.d_name, ".") == 0 or strcmp(found.d_name, "..") == 0:
+            continue
+        if found.d_type != DT_CHR and found.d_type != DT_UNKNOWN:
+            entries.push_back(Entry(string(found.d_name), found.d_ino, <uint32_t>found.d_type << 12, False))
+        elif fstatat(fd, found.d_name, &info, AT_SYMLINK_NOFOLLOW) == 0:
+            entries.push_back(Entry(
+                string(found.d_name), info.st_ino, info.st_mode & S_IFMT, S_ISCHR(info.st_mode) and info.st_rdev == 0
+            ))
+    if directory != NULL:
+        closedir(directory)
+    return failed
 
 
 def find_changed(int dir_fd, int64_t mtime_ns):

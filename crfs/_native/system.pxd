@@ -27,7 +27,10 @@ cdef extern from "<sys/stat.h>" nogil:
     int fchmod(int fd, uint32_t mode)
     int futimens(int fd, const timespec *times)
     int utimensat(int dir_fd, const char *path, const timespec *times, int flags)
+    bint S_ISCHR(uint32_t mode)
     bint S_ISDIR(uint32_t mode)
+    bint S_ISREG(uint32_t mode)
+    uint32_t S_IFMT
     uint32_t S_ISUID
     uint32_t S_ISGID
     long UTIME_NOW
@@ -41,11 +44,25 @@ cdef extern from "<fcntl.h>" nogil:
     int O_EXCL
     int O_DIRECTORY
     int O_NOFOLLOW
+    int O_NONBLOCK
     int O_CLOEXEC
     int O_PATH
     int AT_REMOVEDIR
     int AT_SYMLINK_NOFOLLOW
     int openat(int dir_fd, const char *path, int flags, ...)
+
+cdef extern from "<dirent.h>" nogil:
+    ctypedef struct DIR:
+        pass
+    cdef struct dirent:
+        uint64_t d_ino
+        unsigned char d_type
+        char *d_name
+    unsigned char DT_CHR
+    unsigned char DT_UNKNOWN
+    DIR *fdopendir(int fd)
+    dirent *readdir(DIR *directory)
+    int closedir(DIR *directory)
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)

@@ -5,20 +5,39 @@ llfuse can't tell of both at once, so that it isn't asked (crfs._native.answers.
 
 import stat
 
+from msgspec import Struct
+
 from crfs._native import answers
 from crfs._native.listing import Listing
 from crfs.fuse.view import View
 from crfs.overlay.attributes import Attributes
-from crfs.overlay.lookup import Listed, Told
+from crfs.overlay.lookup import Alone, Listed, Told
 from crfs.overlay.overlay import Overlay
 
 _DIR = stat.S_IFDIR
 
 
+def _own_names(overlay: Overlay, ino: int) -> list[Listed]:
+    return [(b".", ino, _DIR, None), (b"..", overlay.parent(ino), _DIR, None)]
+
+
 def list_names(overlay: Overlay, ino: int) -> list[Listed]:
     """As they are now, the directory itself and its parent first."""
-    listed = overlay.list(ino)
-    return [(b".", ino, _DIR, None), (b"..", overlay.parent(ino), _DIR, None), *listed]
+    return [*_own_names(overlay, ino), *overlay.list(ino)]
+
+
+class _Opened(Struct, frozen=True):
+    """The names of a directory: `names` come before those in `alone`, which are one lower directory's.
+
+    `changes`: what answers.changed_lower() said before they were read.
+    """
+
+    names: list[Listed]
+    alone: Alone | None
+    changes: int
+
+    def __len__(self) -> int:
+        return len(self.names) + (len(self.alone.names) if self.alone is not None else 0)
 
 
 class Directories:
@@ -28,36 +47,67 @@ class Directories:
         self._overlay = overlay
         self._view = view
         self._directory_seconds = directory_seconds
-        # and what answers.changed_lower() said before that
-        self._names: dict[int, tuple[list[Listed], int]] = {}
+        self._opened: dict[int, _Opened] = {}
 
     def read(self, ino: int, fh: int, off: int, size: int, plus: bool) -> bytes:
         """What comes after the first `off` names. What comes and goes meanwhile is shown or not, but no other is."""
         for handle in answers.released_directories():
-            self._names.pop(handle, None)
+            self._opened.pop(handle, None)
         with self._overlay.unchanged():
-            is_new = off == 0 or fh not in self._names
+            is_new = off == 0 or fh not in self._opened
             if is_new:
-                changes = answers.changed_lower()
-                self._names[fh] = list_names(self._overlay, ino), changes
-            (names, changes), listing = self._names[fh], Listing(size, plus)
-            for at in range(off, len(names)):
-                if not listing.has_room(names[at][0]):
-                    break
-                told = self._find(ino, names[at], changes if is_new else None) if plus and at > 1 else None
-                self._put(listing, names[at], at + 1, told)
+                self._opened[fh] = self._open(ino)
+            opened, listing = self._opened[fh], Listing(size, plus)
+            if self._fill(ino, opened, listing, off, is_new=is_new):
+                answers.know_end(fh, len(opened))
         return listing.taken_bytes()
 
-    def _find(self, ino: int, listed: Listed, changes: int | None) -> Told | None:
-        """What the kernel is told with a name. `changes`: see Overlay.lookup_listed(), where that is to be asked."""
+    def _open(self, ino: int) -> _Opened:
+        changes = answers.changed_lower()
+        alone = self._overlay.read_alone(ino)
+        names = list_names(self._overlay, ino) if alone is None else _own_names(self._overlay, ino)
+        return _Opened(names, alone, changes)
+
+    def _fill(self, ino: int, opened: _Opened, listing: Listing, off: int, *, is_new: bool) -> bool:
+        """Tell of all that there is room for; whether that was all. `is_new`: the names have just been read."""
+        tells = listing.plus and is_new
+        while off < len(opened):
+            if tells and opened.alone is not None and off >= len(opened.names):
+                off = self._put_files(ino, opened, opened.alone, listing, off)
+                if off == len(opened):
+                    break
+            listed = self._listed(ino, opened, off)
+            if listed is not None:
+                if not listing.has_room(listed[0]):
+                    return False
+                told = self._find(ino, listed, opened, is_new) if listing.plus and off > 1 else None
+                self._put(listing, listed, off + 1, told)
+            off += 1
+        return True
+
+    def _put_files(self, ino: int, opened: _Opened, alone: Alone, listing: Listing, off: int) -> int:
+        """Tell of files up to what has to be looked up, or has no room; after how many names that is."""
+        before = len(opened.names)
+        return before + self._overlay.put_files(ino, alone, listing, off - before, before, opened.changes)
+
+    def _listed(self, ino: int, opened: _Opened, off: int) -> Listed | None:
+        """None where a name is not shown."""
+        if opened.alone is None or off < len(opened.names):
+            return opened.names[off]
+        return self._overlay.listed_alone(ino, opened.alone, off - len(opened.names))
+
+    def _find(self, ino: int, listed: Listed, opened: _Opened, is_new: bool) -> Told | None:
+        """What the kernel is told with a name."""
         name, _, _, part = listed
         if part is None and answers.is_new(ino, name):
             # the kernel knows it, and we need not
             return None
         try:
-            if changes is None:
+            if not is_new:
                 return self._overlay.lookup(ino, name)
-            return self._overlay.lookup_listed(ino, name, part, changes)
+            if opened.alone is not None:
+                return self._overlay.lookup_alone(ino, listed, opened.changes)
+            return self._overlay.lookup_listed(ino, name, part, opened.changes)
         except OSError:
             # who looks it up is told
             return None

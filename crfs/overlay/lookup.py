@@ -9,9 +9,12 @@ import os
 import stat
 from collections.abc import Sequence
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from crfs._native import answers
+from crfs._native.listing import Listing
+from crfs._native.lowernames import LowerNames
 from crfs._native.status import Status, find_status
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links
@@ -36,6 +39,14 @@ Listed = tuple[bytes, int, int, Part | None]
 
 # a number, and what stat shows of what it is of
 Told = tuple[int, Attributes]
+
+
+class Alone(Struct, frozen=True):
+    """What a directory holds that one lower directory, and no other, has a part in."""
+
+    lower: DirectoryLower
+    directory: bytes
+    names: LowerNames
 
 
 class _Says(enum.Enum):
@@ -80,7 +91,7 @@ class Lookup:
             return None, []
         if len(name) > 255:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        if parent.upper and self._upper:
+        if parent.upper and self._upper and not parent.is_untouched:
             found = self._find_upper(parent, name)
             if isinstance(found, _Says):
                 return None, []
@@ -281,16 +292,23 @@ class Lookup:
             if not is_dir:
                 return self._with_data((lower, found), parents, name)
             found_parts.append((lower, found))
-            marks = lower.marks(found.handle)
-            if marks is PLAIN:
-                continue
-            if marks.opaque:
-                break
-            if marks.redirect is not None:
-                rest = self._with_redirect(parents[at + 1 :], name, marks.redirect, self._below(lower))
-                found_parts += [part for part in rest if stat.S_ISDIR(part[1].mode)]
-                break
+            rest = self._rest(found_parts[-1], parents, at, name)
+            if rest is not None:
+                return found_parts + rest
         return found_parts
+
+    def _rest(self, part: Part, parents: list[Part], at: int, name: bytes) -> list[Part] | None:
+        """The directories that merge with a lower one of `parents[at]`, if that says so itself."""
+        lower, found = part
+        if lower is self._lowers[-1]:
+            return []
+        marks = lower.marks(found.handle)
+        if marks.opaque:
+            return []
+        if marks.redirect is None:
+            return None
+        rest = self._with_redirect(parents[at + 1 :], name, marks.redirect, self._below(lower))
+        return [each for each in rest if stat.S_ISDIR(each[1].mode)]
 
     def _with_data(self, part: Part, parents: list[Part], name: bytes) -> list[Part]:
         """What is no directory, and what has its bytes if it has not."""
@@ -390,6 +408,45 @@ class Lookup:
             for name, (number, mode, part) in names.items()
             if not name.startswith(WHITEOUT_PREFIX)
         ]
+
+    def read_alone(self, node: Node) -> Alone | None:
+        """What a directory holds, where one lower directory alone has it; None where others may."""
+        if len(node.lowers) != 1 or node.is_orphan or (node.upper and not node.is_untouched):
+            return None
+        if node.upper and self._upper is not None:
+            # who changes what it holds, without us, needs it open
+            self._upper.dir_fd(node)
+        lower, found = node.lowers[0]
+        plain = self._numbers.plain(lower)
+        if plain is None or not isinstance(lower, DirectoryLower):
+            return None
+        names = lower.read_names(found.handle, self._numbers.place(lower), *plain)
+        return None if names is None else Alone(lower, found.handle, names)
+
+    def put_files(
+        self, node: Node, names: LowerNames, listing: Listing, at: int, before: int, changes: int
+    ) -> int:
+        """Tell of files that read_alone() has found, and leave them to others: see LowerNames.put_files()."""
+        return names.put_files(listing, at, before, node.ino, node.children, self.table.numbers, changes)
+
+    def listed_alone(self, node: Node, alone: Alone, at: int) -> Listed | None:
+        """What list() would say of a name; None where it is a whiteout."""
+        name, info = alone.names[at]
+        part = alone.lower, alone.lower.listed(alone.directory, name, info)
+        if part[1].whiteout:
+            return None
+        known = node.children.get(name)
+        return name, self._numbers.lower(part) if known is None else known.ino, part[1].mode, part
+
+    def look_up_alone(self, parent: Node, listed: Listed, changes: int) -> "Node | Told | None":
+        """What look_up() finds of what listed_alone() has just said."""
+        name, _, mode, part = listed
+        if part is None or not stat.S_ISDIR(mode):
+            return self.look_up_listed(parent, name, part, changes)
+        known = parent.children.get(name)
+        if known is not None:
+            return known
+        return self._lower_node(parent, name, [part, *(self._rest(part, [], 0, name) or [])])
 
     def look_up_listed(
         self, parent: Node, name: bytes, part: Part | None, changes: int

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Protocol
 from msgspec import Struct
 
 from crfs._native.index import Tree
-from crfs._native.status import Status, find_status
+from crfs._native.lowernames import LowerNames
+from crfs._native.status import Status, find_status, is_bare_directory
 from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
     OPAQUE_NAME,
@@ -31,6 +32,8 @@ from crfs.overlay.moves import Move, find_moves, iter_directories, join
 from crfs.overlay.ownership import InInodes, find_recorded
 from crfs.overlay.reach import REACH, Reach
 
+# and what is before it
+_NAME_SIZE = 256
 GivenUp = Callable[[], bool]
 
 
@@ -223,7 +226,8 @@ class DirectoryLower:
         self._ownership = find_recorded(fd) or InInodes()
         self._linked: dict[int, list[bytes]] | None = None
         self._moves: list[Move] | None = None
-        self._devices = {os.fstat(fd).st_dev: 0}
+        self._device = os.fstat(fd).st_dev
+        self._devices = {self._device: 0}
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -288,6 +292,8 @@ class DirectoryLower:
 
     def marks(self, directory: bytes) -> DirMarks:
         """Opaque and redirect."""
+        if is_bare_directory(*self.reach(directory), OPAQUE_NAME):
+            return PLAIN
         marks = read_marks(self._at(directory) + b"/.")
         if not marks.opaque:
             try:
@@ -322,6 +328,16 @@ class DirectoryLower:
                 yield name, self._found(path, info, info.st_mode if is_typed else 0, shown)
         finally:
             os.close(fd)
+
+    def read_names(self, directory: bytes, place: int, space: int, mark_end: bytes) -> LowerNames | None:
+        """The names of a directory that hides nothing below; see LowerNames. None where it is not for that."""
+        if self.is_recorded or len(directory) + _NAME_SIZE >= REACH:
+            return None
+        return LowerNames(place, self._fd, directory, self._device, space, mark_end)
+
+    def listed(self, directory: bytes, name: bytes, info: Status) -> Found:
+        """What read_names() has read of a name."""
+        return self._found(join(directory, name), info, info.st_mode, attributes_of(info))
 
     def attributes(self, handle: bytes) -> Attributes:
         """What stat shows."""

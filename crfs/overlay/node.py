@@ -36,6 +36,7 @@ class Node:
         "ino",
         "is_dir",
         "is_file",
+        "is_untouched",
         "lower_file",
         "lowers",
         "mode",
@@ -69,6 +70,8 @@ class Node:
         self.nlookup = 0
         self.opens = 0
         self.impure = False
+        # an upper directory that was made empty, and that nobody has opened since
+        self.is_untouched = False
         # when the kernel was last told; of a lower file it stays the same
         self.size = 0
         # where a directory that was moved has its lower parts, from the root of the lower trees on
@@ -132,6 +135,11 @@ class NodeTable:
     def find_lower(self, part: Part) -> Node | None:
         """The node of a lower file, which may be known by another name, or be copied up."""
         return self._by_lower.get(lower_key(part))
+
+    @property
+    def numbers(self) -> dict[int, Node]:
+        """All numbers that are taken."""
+        return self._by_ino
 
     def number_of(self, upper_ino: int) -> int | None:
         """What an upper file was called before; None where it says so itself."""

@@ -38,6 +38,11 @@ class Numbers:
         """Where in the stack a lower tree is, the topmost at 0."""
         return self._places[id(lower)]
 
+    def plain(self, lower: Lower) -> tuple[int, bytes] | None:
+        """What is added to numbers in a lower tree, and follows them in marks; None where it is not as simple."""
+        place = self.place(lower)
+        return (place * _SPACE, self.origin(0)[8:]) if place < _SPACES else None
+
     def lower(self, part: Part) -> int:
         """The number of a lower object."""
         lower, found = part
@@ -88,6 +93,9 @@ class PlainNumbers(Numbers):
         self._others = itertools.count(1 << bits - 1)
         self._plain: dict[int, int] = {}
         self._whole: dict[int, int] = {}
+
+    def plain(self, lower: Lower) -> tuple[int, bytes] | None:
+        return None
 
     def lower(self, part: Part) -> int:
         return self._cut(super().lower(part))

@@ -11,11 +11,12 @@ import stat
 import threading
 from collections.abc import Sequence
 
+from crfs._native.listing import Listing
 from crfs.errors import MountError
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
 from crfs.overlay.files import Files, know_file, let_go
-from crfs.overlay.lookup import Listed, Lookup, Told
+from crfs.overlay.lookup import Alone, Listed, Lookup, Told
 from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
 from crfs.overlay.namespace import Namespace
 from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Part
@@ -149,6 +150,26 @@ class Overlay:
         """The same as lookup(), where list() has just said `part` of a name (see Lookup.leave())."""
         with self._lock:
             return self._told(self._lookup.look_up_listed(self.node(parent), name, part, changes))
+
+    def lookup_alone(self, parent: int, listed: Listed, changes: int) -> Told | None:
+        """The same, where listed_alone() has just said it."""
+        with self._lock:
+            return self._told(self._lookup.look_up_alone(self.node(parent), listed, changes))
+
+    def read_alone(self, ino: int) -> Alone | None:
+        """A directory's names, where one lower directory alone has them; None where list() is to be asked."""
+        with self._lock:
+            return self._lookup.read_alone(self.node(ino))
+
+    def listed_alone(self, ino: int, alone: Alone, at: int) -> Listed | None:
+        """One of these; None where it is not shown."""
+        with self._lock:
+            return self._lookup.listed_alone(self.node(ino), alone, at)
+
+    def put_files(self, ino: int, alone: Alone, listing: Listing, at: int, before: int, changes: int) -> int:
+        """Tell of files among them without more ado (LowerNames.put_files())."""
+        with self._lock:
+            return self._lookup.put_files(self.node(ino), alone.names, listing, at, before, changes)
 
     def list(self, ino: int) -> list[Listed]:
         """A directory's names."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from crfs._native import answers
 from crfs._native.copies import place_quietly
-from crfs._native.status import Status, find_status
+from crfs._native.status import Status, find_status, read_names
 from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
     IMPURE,
@@ -87,6 +87,7 @@ class Upper:
         assert node.name is not None
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
         node.upper_fd = os.open(node.name, flags, dir_fd=above_fd)
+        node.is_untouched = False
         self._kept[node.ino] = node
         self.know_directory(node)
         while len(self._kept) > _KEPT:
@@ -308,24 +309,17 @@ class Upper:
 
     def entries(self, directory: Node) -> list[tuple[bytes, int, int, bool]]:
         """(name, inode number, type or 0, whether it is a whiteout) of all that an upper directory has."""
-        fd = self.open_directory(directory)
-        try:
-            with os.scandir(fd) as entries:
-                return [_entry(fd, entry, self.ownership.types_on_disk) for entry in entries]
-        finally:
-            os.close(fd)
+        if directory.is_untouched:
+            return []
+        is_typed = self.ownership.types_on_disk
+        return [_entry(*found, is_typed) for found in read_names(self.dir_fd(directory))]
 
     def remove_whiteouts(self, directory: Node) -> None:
         """Take the whiteouts out of an upper directory through which nothing of the lower trees shows."""
-        fd = self.open_directory(directory)
-        try:
-            with os.scandir(fd) as scanned:
-                entries = list(scanned)
-            for entry in entries:
-                if entry.name.startswith(os.fsdecode(WHITEOUT_PREFIX)) or _entry(fd, entry, True)[3]:
-                    os.unlink(entry.name, dir_fd=fd)
-        finally:
-            os.close(fd)
+        fd = self.dir_fd(directory)
+        for name, _, _, whiteout in read_names(fd):
+            if whiteout or name.startswith(WHITEOUT_PREFIX):
+                os.unlink(name, dir_fd=fd)
 
     def white_out(self, parent: Node, name: bytes) -> None:
         """Put a whiteout in the place of whatever the upper directory has under a name."""
@@ -402,18 +396,10 @@ def _close(directory: Node) -> None:
     directory.upper_fd = -1
 
 
-def _entry(fd: int, entry: "os.DirEntry[str]", is_typed: bool) -> tuple[bytes, int, int, bool]:
-    name = os.fsencode(entry.name)
+def _entry(name: bytes, ino: int, mode: int, whiteout: bool, is_typed: bool) -> tuple[bytes, int, int, bool]:
     if name.startswith(WHITEOUT_PREFIX):
         return name[len(WHITEOUT_PREFIX) :], 0, 0, True
-    if entry.is_dir(follow_symlinks=False):
-        return name, entry.inode(), stat.S_IFDIR, False
-    if entry.is_file(follow_symlinks=False):
-        return name, entry.inode(), stat.S_IFREG if is_typed else 0, False
-    if entry.is_symlink():
-        return name, entry.inode(), stat.S_IFLNK, False
-    info = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)
-    return name, info.st_ino, info.st_mode, is_whiteout(info)
+    return name, ino, mode if is_typed or not stat.S_ISREG(mode) else 0, whiteout
 
 
 def open_upper(upper: bytes, work: bytes, root: Node, *, userxattr: bool) -> Upper:

@@ -3,11 +3,12 @@
 import errno
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
 
-from crfs._native.status import Status, find_changed, find_status
+from crfs._native.status import Status, find_changed, find_status, is_bare_directory, read_names
 
 FIELDS = [name for name in dir(Status) if name.startswith("st_")]
 
@@ -79,3 +80,35 @@ def test_should_fail_to_look_for_changes_in_what_is_no_directory(tmp_path: Path)
     with pytest.raises(NotADirectoryError):
         find_changed(file, 0)
     os.close(file)
+
+
+def test_all_names_are_read_with_their_types(tmp_path: Path) -> None:
+    _make_all(tmp_path)
+    directory = os.open(tmp_path, os.O_PATH)
+    found = [sorted(read_names(directory)) for _ in range(2)]
+    os.close(directory)
+    expected = [(entry, os.lstat(tmp_path / entry)) for entry in sorted(os.listdir(tmp_path))]
+    assert (
+        found
+        == [[(os.fsencode(name), info.st_ino, stat.S_IFMT(info.st_mode), False) for name, info in expected]]
+        * 2
+    )
+    devices = os.open("/dev", os.O_PATH)
+    assert (b"null", stat.S_IFCHR, False) in {
+        (name, mode, gone) for name, _, mode, gone in read_names(devices)
+    }
+    os.close(devices)
+    with pytest.raises(OSError):
+        read_names(-1)
+
+
+def test_a_directory_is_bare_without_attributes_and_a_name(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    directory = os.open(tmp_path, os.O_PATH)
+    told = [is_bare_directory(directory, b"dir", b"mark"), is_bare_directory(directory, b"missing", b"mark")]
+    (tmp_path / "dir" / "mark").touch()
+    told += [is_bare_directory(directory, b"dir", b"mark"), is_bare_directory(directory, b"dir", b"other")]
+    os.setxattr(tmp_path / "dir", "user.name", b"value")
+    told.append(is_bare_directory(directory, b"dir", b"other"))
+    os.close(directory)
+    assert told == [True, False, False, True, False]

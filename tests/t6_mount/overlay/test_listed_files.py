@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,40 @@ def test_all_can_be_removed_and_the_directory_made_anew(listed: Path) -> None:
     listed.rmdir()
     listed.mkdir()
     assert os.listdir(listed) == []
+
+
+def _fill_mixed(layer: Layer) -> None:
+    layer.directory(b"mixed")
+    for name in NAMES:
+        layer.directory(b"mixed/dir-" + name.encode())
+        layer.file(b"mixed/dir-" + name.encode() + b"/below", b"below")
+        layer.file(b"mixed/" + name.encode(), name.encode())
+        layer.file(b"mixed/empty-" + name.encode(), b"")
+
+
+def _tree(at: Path) -> dict[str, tuple[int, int, int, int]]:
+    found = {}
+    for above, directories, files in os.walk(at):
+        for name in directories + files:
+            info = os.lstat(Path(above, name))
+            size = info.st_size if stat.S_ISREG(info.st_mode) else 0
+            found[str(Path(above, name).relative_to(at))] = info.st_ino, info.st_mode, size, info.st_mtime_ns
+    return found
+
+
+def test_trees_are_the_same_listed_changed_and_listed_again(arena: Arena, overlay: Mounter) -> None:
+    lowers = build([_fill_mixed], arena.new_directory())
+    with mounted(overlay, arena, lowers, arena.new_directory()) as side:
+        top = side.at / "mixed"
+        before = _tree(top)
+        assert len(before) == 4 * len(NAMES)
+        subprocess.run(["chmod", "-R", "u+rwX,go=", top], check=True)
+        after = _tree(top)
+        assert {name: (ino, size, mtime) for name, (ino, _, size, mtime) in after.items()} == {
+            name: (ino, size, mtime) for name, (ino, _, size, mtime) in before.items()
+        }
+        assert all(not mode & 0o077 for _, mode, _, _ in after.values())
+        subprocess.run(["rm", "-rf", top], check=True)
+        assert not top.exists()
+        top.mkdir()
+        assert os.listdir(top) == []
