@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.erofsimages import need_kernel
 from tests.support.fsops import Inodes, Step
 from tests.support.mounting import Crfs
-from tests.support.overlaymounts import FuseOverlay, KernelOverlay, crfs_userxattr
+from tests.support.overlaymounts import FuseOverlay, KernelOverlay, crfs_engine, crfs_userxattr
 from tests.t6_mount.overlay.arena import Arena, Side, mounted
+from tests.t6_mount.overlay.images import ImageEngine
 
 Numbers = dict[bytes, int]
 
@@ -158,3 +160,38 @@ def test_the_kernel_lists_new_directories_in_between(side: Side) -> None:
     assert (side.at / "other/two").stat().st_ino == kept[b"new/two"]
     side.remount()
     assert numbers(side).items() >= kept.items()
+
+
+def change_apart(side: Side) -> set[bytes]:
+    """Copy everything up, of one file also the bytes; what the engine overlay knows by its path alone."""
+    by_path = set()
+    for name in numbers(side):
+        path = side.at / os.fsdecode(name)
+        os.utime(path, (1, 1), follow_symlinks=False)
+        if not path.is_symlink():
+            by_path.add(name)
+    with (side.at / "file").open("ab") as file:
+        file.write(b"more")
+    return by_path - {b"file"}
+
+
+def test_by_the_engine_overlay(arena: Arena, crfs: Crfs) -> None:
+    """FUSE's files can't be found again by a handle, so that others get new numbers."""
+    mounter = crfs_engine("overlay", crfs.environment)
+    with mounted(mounter, arena, arena.lowers("small"), arena.new_directory()) as side:
+        before = numbers(side)
+        by_path = change_apart(side)
+        assert numbers(side) == before
+        side.remount()
+        assert numbers(side).items() >= {path: before[path] for path in by_path}.items()
+
+
+def test_by_the_engine_erofs(arena: Arena, crfs: Crfs, tmp_path: Path) -> None:
+    need_kernel()
+    mounter = ImageEngine("crfs-erofs", crfs.environment, images=tmp_path)
+    with mounted(mounter, arena, arena.lowers("small"), arena.new_directory()) as side:
+        before = numbers(side)
+        change_apart(side)
+        assert numbers(side) == before
+        side.remount()
+        assert numbers(side) == before
