@@ -2,7 +2,7 @@
 
 It may if it has the same identity: whatever a process inherits, or finds at its start, and could change what the
 command does. Then our files, directory, environment and umask are sent to it, over a socket in the runtime
-directory. The first messages decide; once we have said GO, it is the other side's job.
+directory. The first messages decide: once we have said GO, and been told which process it is, it is that one's job.
 
 A command that is handed over is as quick as this is loaded: nothing is imported here that takes longer than to do
 without it, such as socket and signal for what they add to _socket and _signal.
@@ -149,7 +149,7 @@ def peer_uid(connection: _socket.socket) -> int:
 
 
 def _outcome(connection: _socket.socket) -> int:
-    """Have it begin, and wait for the status; signals to us are passed on."""
+    """Have it begin, and wait for the status; signals to us are passed on. EOFError where it has not begun."""
     passed_on = _PassedOn()
     try:
         connection.sendall(GO)
@@ -159,10 +159,10 @@ def _outcome(connection: _socket.socket) -> int:
 
 
 def _await_status(connection: _socket.socket, passed_on: "_PassedOn") -> int:
-    """A process that is gone without one has failed."""
+    """A process that has begun and is gone without one has failed."""
     connection.settimeout(None)
+    passed_on.to(number_from_bytes(connection.recv(NUMBER_BYTES)))
     try:
-        passed_on.to(number_from_bytes(connection.recv(NUMBER_BYTES)))
         return number_from_bytes(connection.recv(NUMBER_BYTES))
     except (OSError, EOFError):
         return 1

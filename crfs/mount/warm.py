@@ -156,7 +156,7 @@ class _Warm(Struct):
 
     def _run_child(self, connection: socket.socket, call: Call) -> NoReturn:
         """What a fresh interpreter would do with the command line."""
-        status = 1
+        status, begun = 1, False
         try:
             self.listener.close()
             for number in (*self.lifelines, *self.private):
@@ -170,6 +170,7 @@ class _Warm(Struct):
             connection.settimeout(None)
             _end_with(connection)
             connection.sendall(number_to_bytes(os.getpid()))
+            begun = True
             # what this process starts for others must not keep whoever waits for the status
             os.register_at_fork(after_in_child=connection.close)
             daemon.tell_status(lambda status: _tell(connection, status))
@@ -177,8 +178,10 @@ class _Warm(Struct):
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
         finally:
-            with contextlib.suppress(OSError):
-                _tell(connection, status)
+            # a caller that has not been told who does it does it by itself, and would take a status for that
+            if begun:
+                with contextlib.suppress(OSError):
+                    _tell(connection, status)
             os._exit(status)
 
 

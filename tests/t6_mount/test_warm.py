@@ -158,6 +158,33 @@ def test_signal_to_the_caller_ends_the_mount(
     assert not os.path.ismount(where)
 
 
+# a warm process that is ended when it has just been told to begin
+_ENDED_AT_GO = """
+import os, socket
+from crfs.mount.handover import GO, READY, identity, socket_path
+path = socket_path(identity())
+os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    listener.bind(path)
+    listener.listen()
+    print(flush=True)
+    connection, _ = listener.accept()
+    os.unlink(path)
+    connection.recv(1 << 20)
+    connection.sendall(READY)
+    assert connection.recv(1) == GO
+"""
+
+
+def test_what_has_not_begun_is_done_without_it(source: str, warm: Crfs) -> None:
+    command = [COMMAND[0], "-P", "-c", _ENDED_AT_GO]
+    with subprocess.Popen(command, env=warm.environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        check(warm.mount(source))
+        assert process.wait(10) == 0
+
+
 def test_killed_one_is_replaced(source: str, warm: Crfs) -> None:
     at = warm.mount(source)
     os.kill(wait_for_warm(warm), signal.SIGKILL)
