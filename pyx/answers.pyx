@@ -47,6 +47,7 @@ from crfs._native.newfiles cimport (
     forget_new,
     leave,
     open_new,
+    place,
     release,
     unlink_new,
 )
@@ -115,7 +116,9 @@ from crfs._native.system cimport (
     UTIME_OMIT,
     close,
     fchmod,
+    fchmodat,
     fchown,
+    fchownat,
     fstat,
     fstatat,
     ftruncate,
@@ -125,6 +128,7 @@ from crfs._native.system cimport (
     pwrite,
     stat_t,
     timespec,
+    utimensat,
     writev,
 )
 
@@ -165,11 +169,17 @@ cdef size_t INIT_SIZE = 24
 log = logging.getLogger(__name__)
 cdef mutex lock
 cdef unordered_map[uint64_t, Known] known
+# directories by what leads to them, and the reverse; and how often lookups of them were answered here, and not forgotten
+cdef unordered_map[string, uint64_t] directories
+cdef unordered_map[uint64_t, string] places
+cdef unordered_map[uint64_t, uint64_t] looked_up
 cdef bint allowed = False
 cdef bint makes_files = False
 cdef double file_seconds = 0
 cdef double dir_seconds = 0
 cdef object read_directory = None
+cdef object open_directory = None
+cdef bint opens_for_changes = False
 cdef bint lists = False
 cdef bint opens_directories = False
 cdef bint offers = False
@@ -195,16 +205,46 @@ def know_file(uint64_t ino, int fd, bint plain):
     keep(ino, Known(fd, False, plain, False, False))
 
 
-def know_directory(uint64_t ino, int fd, bint merged, bint setgid):
-    """A directory of the upper one is open; `fd` may be an O_PATH one. `merged`: lower trees show through it."""
-    keep(ino, Known(fd, True, False, merged, not merged and not setgid))
+def know_directory(uint64_t ino, int fd, bint merged, bint setgid, uint64_t parent, bytes name not None):
+    """A directory of the upper one is open; `fd` may be an O_PATH one. `merged`: lower trees show through it.
+
+    `name` is what it has in the directory of the number `parent`; the root has b"".
+    """
+    cdef string at = place(parent, name)
+    lock.lock()
+    forget_place(ino)
+    if allowed:
+        known[ino] = Known(fd, True, False, merged, not merged and not setgid)
+        directories[at] = ino
+        places[ino] = at
+    lock.unlock()
 
 
 def forget(uint64_t ino):
-    """Before a descriptor is closed, or a file is given an extended attribute."""
+    """Before a descriptor is closed, a directory is moved or removed, or a file is given an extended attribute."""
     lock.lock()
     known.erase(ino)
+    forget_place(ino)
     lock.unlock()
+
+
+cdef void forget_place(uint64_t ino) noexcept nogil:
+    at = places.find(ino)
+    if at == places.end():
+        return
+    named = directories.find(dereference(at).second)
+    if named != directories.end() and dereference(named).second == ino:
+        directories.erase(named)
+    places.erase(at)
+
+
+def serve_changes(open):
+    """Have `open(number)` see to it that a directory is known here, in the upper one; whether it is one, or OSError.
+
+    It is asked when a change is to be made to a directory, or in one, that is not known.
+    """
+    global open_directory, opens_for_changes
+    open_directory, opens_for_changes = open, True
 
 
 def serve_directories(read, bint opens, bint plus):
@@ -360,10 +400,48 @@ cdef bint answer(int device, char *request, size_t size) noexcept nogil:
         return False
     if lists and (head.opcode == FUSE_READDIR or head.opcode == FUSE_READDIRPLUS):
         return answer_listing(device, head, <const fuse_read_in *>(request + sizeof(fuse_in_header)))
+    cdef char *body = request + sizeof(fuse_in_header)
+    cdef uint64_t directory = 0
     lock.lock()
-    answered = answer_locked(device, head, request + sizeof(fuse_in_header), size - sizeof(fuse_in_header))
+    answered = answer_locked(device, head, body, size - sizeof(fuse_in_header))
+    if not answered and opens_for_changes:
+        directory = missing_directory(head, body)
+    lock.unlock()
+    if directory == 0 or not can_open(directory):
+        return answered
+    lock.lock()
+    answered = answer_locked(device, head, body, size - sizeof(fuse_in_header))
     lock.unlock()
     return answered
+
+
+cdef uint64_t missing_directory(const fuse_in_header *head, const char *body) noexcept nogil:
+    """The directory that has to be known for a change to be made here; 0 where there is none."""
+    cdef LowerFile *file
+    if head.opcode == FUSE_UNLINK:
+        return head.nodeid if open_parent(head.nodeid) < 0 and find_lower_named(head.nodeid, body) else 0
+    if head.opcode != FUSE_SETATTR and (
+        head.opcode != FUSE_OPEN or (<const fuse_open_in *>body).flags & O_ACCMODE == O_RDONLY
+    ):
+        return 0
+    file = find_lower(head.nodeid)
+    if file != NULL:
+        return file.parent if file.named and open_parent(file.parent) < 0 else 0
+    if head.opcode == FUSE_OPEN or find_new(head.nodeid) != NULL or open_parent(head.nodeid) >= 0:
+        return 0
+    return head.nodeid
+
+
+cdef bint can_open(uint64_t ino) noexcept nogil:
+    """Without the lock: what is called wants it. What has gone wrong is said to who asks for the change."""
+    with gil:
+        try:
+            return open_directory(ino)
+        except OSError:
+            return False
+        except Exception:
+            log.exception("a directory can't be opened")
+            return False
 
 
 cdef bint answer_listing(int device, const fuse_in_header *head, const fuse_read_in *asked) noexcept nogil:
@@ -435,6 +513,9 @@ cdef bint answer_locked(int device, const fuse_in_header *head, char *body, size
     lower = find_lower(head.nodeid)
     if lower != NULL:
         return answer_lower(device, head, body, lower)
+    if head.opcode == FUSE_FORGET and looked_up.count(head.nodeid):
+        (<fuse_forget_in *>body).nlookup = left_to_forget(head.nodeid, (<fuse_forget_in *>body).nlookup)
+        return (<fuse_forget_in *>body).nlookup == 0
     found = known.find(head.nodeid)
     return found != known.end() and answer_known(device, head, body, size, &dereference(found).second)
 
@@ -459,6 +540,10 @@ cdef bint answer_directory(int device, const fuse_in_header *head, const char *b
     cdef uint64_t ino
     if head.opcode == FUSE_GETATTR:
         return answer_attributes(device, head, node)
+    if head.opcode == FUSE_SETATTR:
+        return change_directory(device, head, <const fuse_setattr_in *>body, node)
+    if head.opcode == FUSE_LOOKUP and answer_directory_found(device, head, body):
+        return True
     if node.merged:
         return answer_merged(device, head, body, node)
     if head.opcode == FUSE_CREATE:
@@ -470,6 +555,35 @@ cdef bint answer_directory(int device, const fuse_in_header *head, const char *b
         ino = find_named(head.nodeid, body)
         return ino != 0 and unlink_new(ino, node.fd) and reply(device, head, 0, NULL, 0)
     return False
+
+
+cdef bint answer_directory_found(int device, const fuse_in_header *head, const char *name) noexcept nogil:
+    """Whether a name is that of a directory that is known, and could be told."""
+    cdef fuse_entry_out out
+    cdef stat_t info
+    cdef uint64_t ino
+    found = directories.find(place(head.nodeid, name))
+    if found == directories.end():
+        return False
+    ino = dereference(found).second
+    if not tell_directory(&known[ino], &info):
+        return False
+    looked_up[ino] += 1
+    set_entry(&out, ino, &info)
+    set_seconds(dir_seconds, &out.attr_valid, &out.attr_valid_nsec)
+    return reply(device, head, 0, &out, sizeof(out))
+
+
+cdef bint change_directory(
+    int device, const fuse_in_header *head, const fuse_setattr_in *asked, const Known *node
+) noexcept nogil:
+    """One that is setgid, or is to be, is not for us: what is made in it is another group's."""
+    cdef stat_t info
+    if not is_change(asked) or asked.valid & FATTR_SIZE or fstat(node.fd, &info) != 0 or info.st_mode & SPECIAL:
+        return False
+    if change_at(node.fd, asked) != 0 or not tell_directory(node, &info):
+        return reply(device, head, errno, NULL, 0)
+    return reply_attributes(device, head, &info, dir_seconds)
 
 
 cdef bint answer_merged(int device, const fuse_in_header *head, const char *name, const Known *node) noexcept nogil:
@@ -608,10 +722,25 @@ cdef bint forget_all(fuse_batch_forget_in *asked, size_t size) noexcept nogil:
         elif find_lower(each[at].nodeid) != NULL:
             forget_lower(each[at].nodeid, each[at].nlookup)
         else:
-            each[left] = each[at]
-            left += 1
+            each[at].nlookup = left_to_forget(each[at].nodeid, each[at].nlookup)
+            if each[at].nlookup:
+                each[left] = each[at]
+                left += 1
     asked.count = left
     return left == 0
+
+
+cdef uint64_t left_to_forget(uint64_t ino, uint64_t count) noexcept nogil:
+    """How many references that the kernel drops of a directory are not those that were given here."""
+    cdef uint64_t mine
+    found = looked_up.find(ino)
+    if found == looked_up.end():
+        return count
+    mine = min(count, dereference(found).second)
+    dereference(found).second -= mine
+    if not dereference(found).second:
+        looked_up.erase(found)
+    return count - mine
 
 
 cdef bint reply(int device, const fuse_in_header *head, int error, const void *data, size_t size) noexcept nogil:
@@ -649,13 +778,19 @@ cdef void set_entry(fuse_entry_out *out, uint64_t ino, const stat_t *info) noexc
         set_attributes(&out.attr, ino, info)
 
 
-cdef bint answer_attributes(int device, const fuse_in_header *head, const Known *node) noexcept nogil:
+cdef bint tell_directory(const Known *node, stat_t *info) noexcept nogil:
     """Nobody counts the subdirectories of a merged directory: 1 says so (as overlayfs does)."""
-    cdef stat_t info
-    if fstat(node.fd, &info) != 0:
+    if fstat(node.fd, info) != 0:
         return False
     if node.merged:
         info.st_nlink = 1
+    return True
+
+
+cdef bint answer_attributes(int device, const fuse_in_header *head, const Known *node) noexcept nogil:
+    cdef stat_t info
+    if not tell_directory(node, &info):
+        return False
     return reply_attributes(device, head, &info, dir_seconds if node.is_dir else file_seconds)
 
 
@@ -771,23 +906,41 @@ cdef bint is_change(const fuse_setattr_in *asked) noexcept nogil:
 
 cdef int change(int fd, const fuse_setattr_in *asked) noexcept nogil:
     """0, or -1 and errno."""
-    cdef uint32_t nobody = <uint32_t>-1
     cdef timespec times[2]
     if asked.valid & FATTR_SIZE and ftruncate(fd, <int64_t>asked.size) != 0:
         return -1
-    if asked.valid & IDS and fchown(
-        fd,
-        asked.uid if asked.valid & FATTR_UID else nobody,
-        asked.gid if asked.valid & FATTR_GID else nobody,
-    ) != 0:
+    if asked.valid & IDS and fchown(fd, uid_of(asked), gid_of(asked)) != 0:
         return -1
     if asked.valid & FATTR_MODE and fchmod(fd, asked.mode & 0o7777) != 0:
         return -1
+    return futimens(fd, times) if set_times(times, asked) else 0
+
+
+cdef int change_at(int fd, const fuse_setattr_in *asked) noexcept nogil:
+    """The same for a directory, whose descriptor may be an O_PATH one."""
+    cdef timespec times[2]
+    if asked.valid & IDS and fchownat(fd, ".", uid_of(asked), gid_of(asked), 0) != 0:
+        return -1
+    if asked.valid & FATTR_MODE and fchmodat(fd, ".", asked.mode & 0o7777, 0) != 0:
+        return -1
+    return utimensat(fd, ".", times, 0) if set_times(times, asked) else 0
+
+
+cdef uint32_t uid_of(const fuse_setattr_in *asked) noexcept nogil:
+    return asked.uid if asked.valid & FATTR_UID else <uint32_t>-1
+
+
+cdef uint32_t gid_of(const fuse_setattr_in *asked) noexcept nogil:
+    return asked.gid if asked.valid & FATTR_GID else <uint32_t>-1
+
+
+cdef bint set_times(timespec *times, const fuse_setattr_in *asked) noexcept nogil:
+    """Whether there are any to set."""
     if not asked.valid & (FATTR_ATIME | FATTR_MTIME):
-        return 0
+        return False
     set_time(&times[0], asked.valid, FATTR_ATIME, FATTR_ATIME_NOW, asked.atime, asked.atimensec)
     set_time(&times[1], asked.valid, FATTR_MTIME, FATTR_MTIME_NOW, asked.mtime, asked.mtimensec)
-    return futimens(fd, times)
+    return True
 
 
 cdef void set_time(

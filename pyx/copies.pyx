@@ -40,7 +40,8 @@ cdef extern from "<errno.h>" nogil:
     int last_error "errno"
 
 cdef enum:
-    SIZE_MAX = 1 << 16
+    SIZE_MAX = 1 << 18
+    PIECE = 1 << 16
     SECTOR = 512
 
 
@@ -48,7 +49,7 @@ def copy_plain(int source_fd, int dir_fd, bytes name not None, bytes mark not No
     """A new file `name` in a directory, with all that an open one has, and one extended attribute more.
 
     (its descriptor, open for reading and writing; its inode number; whether it could be marked). None, and nothing was
-    made, where the file is not one of at most 64 KiB without holes and extended attributes. OSError.
+    made, where the file is not one of at most 256 KiB without holes and extended attributes. OSError.
     """
     cdef const char *at = name
     cdef const char *marked = mark
@@ -164,11 +165,11 @@ cdef bint is_plain(int fd, const stat_t *info) noexcept nogil:
 
 cdef int fill(int source_fd, int fd, const stat_t *info) noexcept nogil:
     """0, or an errno. A source that has become shorter ends sooner."""
-    cdef char data[SIZE_MAX]
+    cdef char data[PIECE]
     cdef int64_t off = 0
     cdef ssize_t read, written
     while off < info.st_size:
-        read = pread(source_fd, data, <size_t>min(info.st_size - off, <int64_t>SIZE_MAX), off)
+        read = pread(source_fd, data, <size_t>min(info.st_size - off, <int64_t>PIECE), off)
         if read <= 0:
             return errno if read < 0 else 0
         written = pwrite(fd, data, <size_t>read, off)

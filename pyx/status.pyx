@@ -8,6 +8,7 @@ from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport strcmp
 from libcpp.string cimport string
+from libcpp.unordered_set cimport unordered_set
 from libcpp.vector cimport vector
 
 from crfs._native.system cimport (
@@ -106,6 +107,26 @@ def read_names(int dir_fd):
     if failed:
         raise OSError(failed, os.strerror(failed))
     return [(<bytes>entry.name, entry.ino, entry.mode, entry.is_whiteout) for entry in entries]
+
+
+def are_hidden(int dir_fd, bytes path not None, int upper_fd) -> bool:
+    """Whether an open directory holds whiteouts alone, and one for each name of that at a path below another.
+
+    False also where that can't be told.
+    """
+    cdef const char *at = path or b"."
+    cdef vector[Entry] upper, lower
+    cdef unordered_set[string] hidden
+    cdef bint found
+    with nogil:
+        found = put_names(openat(upper_fd, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), &upper) == 0
+        for each in upper:
+            found = found and each.is_whiteout
+            hidden.insert(each.name)
+        found = found and put_names(openat(dir_fd, at, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), &lower) == 0
+        for each in lower:
+            found = found and hidden.count(each.name) != 0
+    return found
 
 
 cdef int put_names(int fd, vector[Entry] *entries) noexcept nogil:

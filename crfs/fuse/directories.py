@@ -10,8 +10,10 @@ from msgspec import Struct
 from crfs._native import answers
 from crfs._native.listing import Listing
 from crfs.fuse.view import View
+from crfs.overlay.alone import Alone
 from crfs.overlay.attributes import Attributes
-from crfs.overlay.lookup import Alone, Listed, Told
+from crfs.overlay.lookup import Told
+from crfs.overlay.node import Listed
 from crfs.overlay.overlay import Overlay
 
 _DIR = stat.S_IFDIR

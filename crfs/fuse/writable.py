@@ -22,8 +22,7 @@ from crfs.fuse.requester import is_dying, listable
 from crfs.fuse.view import View
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.files import Changes
-from crfs.overlay.lookup import Listed
-from crfs.overlay.node import Node
+from crfs.overlay.node import Listed, Node
 from crfs.overlay.overlay import SMALL, Overlay
 from crfs.overlay.ownership import Owner
 

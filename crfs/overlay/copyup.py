@@ -155,7 +155,6 @@ class CopyUp:
         else:
             self._link_staged(staged, places)
         self._table.set_upper(node, ino)
-        node.is_untouched = node.is_dir
         if not marked:
             self._table.remember(node)
         return True

@@ -9,13 +9,11 @@ import os
 import stat
 from collections.abc import Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from crfs._native import answers
-from crfs._native.listing import Listing
-from crfs._native.lowernames import LowerNames
-from crfs._native.status import Status, find_status
+from crfs._native.status import Status, are_hidden, find_status
+from crfs.overlay.alone import Alone, find_alone
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.links import Links
 from crfs.overlay.lower import DirectoryLower, Found, Lower
@@ -29,24 +27,12 @@ from crfs.overlay.marks import (
     is_whiteout,
     read_marks,
 )
-from crfs.overlay.node import Node, NodeTable, Part, origin_of
+from crfs.overlay.node import Listed, Node, NodeTable, Part, origin_of
 from crfs.overlay.numbers import Numbers
 from crfs.overlay.upper import Upper
 
-# a name, its number and mode, and what a lower tree has under it where that is all that it means
-Listed = tuple[bytes, int, int, Part | None]
-
-
 # a number, and what stat shows of what it is of
 Told = tuple[int, Attributes]
-
-
-class Alone(Struct, frozen=True):
-    """What a directory holds that one lower directory, and no other, has a part in."""
-
-    lower: DirectoryLower
-    directory: bytes
-    names: LowerNames
 
 
 class _Says(enum.Enum):
@@ -91,7 +77,7 @@ class Lookup:
             return None, []
         if len(name) > 255:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        if parent.upper and self._upper and not parent.is_untouched:
+        if parent.upper and self._upper:
             found = self._find_upper(parent, name)
             if isinstance(found, _Says):
                 return None, []
@@ -411,35 +397,14 @@ class Lookup:
 
     def read_alone(self, node: Node) -> Alone | None:
         """What a directory holds, where one lower directory alone has it; None where others may."""
-        if len(node.lowers) != 1 or node.is_orphan or (node.upper and not node.is_untouched):
+        if len(node.lowers) != 1 or node.is_orphan:
             return None
-        if node.upper and self._upper is not None:
-            # who changes what it holds, without us, needs it open
-            self._upper.dir_fd(node)
-        lower, found = node.lowers[0]
-        plain = self._numbers.plain(lower)
-        if plain is None or not isinstance(lower, DirectoryLower):
+        if node.upper and self._upper and self._upper.entries(node):
             return None
-        names = lower.read_names(found.handle, self._numbers.place(lower), *plain)
-        return None if names is None else Alone(lower, found.handle, names)
-
-    def put_files(
-        self, node: Node, names: LowerNames, listing: Listing, at: int, before: int, changes: int
-    ) -> int:
-        """Tell of files that read_alone() has found, and leave them to others: see LowerNames.put_files()."""
-        return names.put_files(listing, at, before, node.ino, node.children, self.table.numbers, changes)
-
-    def listed_alone(self, node: Node, alone: Alone, at: int) -> Listed | None:
-        """What list() would say of a name; None where it is a whiteout."""
-        name, info = alone.names[at]
-        part = alone.lower, alone.lower.listed(alone.directory, name, info)
-        if part[1].whiteout:
-            return None
-        known = node.children.get(name)
-        return name, self._numbers.lower(part) if known is None else known.ino, part[1].mode, part
+        return find_alone(node.lowers[0], self._numbers, self.table.numbers)
 
     def look_up_alone(self, parent: Node, listed: Listed, changes: int) -> "Node | Told | None":
-        """What look_up() finds of what listed_alone() has just said."""
+        """What look_up() finds of what Alone.listed() has just said."""
         name, _, mode, part = listed
         if part is None or not stat.S_ISDIR(mode):
             return self.look_up_listed(parent, name, part, changes)
@@ -473,6 +438,13 @@ class Lookup:
 
     def is_empty(self, node: Node) -> bool:
         """Whether a directory shows nothing."""
+        if node.upper and self._upper and len(node.lowers) == 1:
+            lower, found = node.lowers[0]
+            # as where all has been removed
+            if isinstance(lower, DirectoryLower) and are_hidden(
+                *lower.reach(found.handle), self._upper.dir_fd(node)
+            ):
+                return True
         return not self.list(node)
 
     def walk(self, path: bytes) -> Node | None:

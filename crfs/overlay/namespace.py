@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from crfs._native import answers
 from crfs.overlay.copyup import CopyUp
 from crfs.overlay.detach import detach
 from crfs.overlay.lookup import Lookup
@@ -217,6 +218,8 @@ class Namespace:
             if target.is_dir:
                 self._clear(target)
             self._upper.hold(target)
+        if node.is_dir:
+            answers.forget(node.ino)
         self._move(node, old_parent, old, new_parent, new, hides_lower)
         if node.is_dir:
             self._lookup.links.forget_moves()
@@ -228,6 +231,8 @@ class Namespace:
             self._table.unname(target, new_parent, new)
         self._table.unname(node, old_parent, old)
         self._table.add_name(node, new_parent, new)
+        if node.is_dir:
+            self._upper.know_directory(node)
 
     def check_movable(self, node: Node) -> None:
         """EXDEV where a directory is to stay, because it has parts in lower trees."""

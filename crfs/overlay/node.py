@@ -12,6 +12,8 @@ from crfs.overlay.lower import Found, Lower, OpenLower
 
 # a lower object: which lower tree, and what it is there
 Part = tuple[Lower, Found]
+# a name, its number and mode, and what a lower tree has under it where that is all that it means
+Listed = tuple[bytes, int, int, Part | None]
 # a name, and the directory that has it
 Place = tuple["Node", bytes]
 
@@ -36,7 +38,6 @@ class Node:
         "ino",
         "is_dir",
         "is_file",
-        "is_untouched",
         "lower_file",
         "lowers",
         "mode",
@@ -70,8 +71,6 @@ class Node:
         self.nlookup = 0
         self.opens = 0
         self.impure = False
-        # an upper directory that was made empty, and that nobody has opened since
-        self.is_untouched = False
         # when the kernel was last told; of a lower file it stays the same
         self.size = 0
         # where a directory that was moved has its lower parts, from the root of the lower trees on

@@ -11,15 +11,17 @@ import stat
 import threading
 from collections.abc import Sequence
 
+from crfs._native import answers
 from crfs._native.listing import Listing
 from crfs.errors import MountError
+from crfs.overlay.alone import Alone
 from crfs.overlay.attributes import Attributes
 from crfs.overlay.copyup import CopyUp, clean_work
 from crfs.overlay.files import Files, know_file, let_go
-from crfs.overlay.lookup import Alone, Listed, Lookup, Told
+from crfs.overlay.lookup import Lookup, Told
 from crfs.overlay.lower import DirectoryLower, GivenUp, Lower
 from crfs.overlay.namespace import Namespace
-from crfs.overlay.node import ROOT_INODE, Node, NodeTable, Part
+from crfs.overlay.node import ROOT_INODE, Listed, Node, NodeTable, Part
 from crfs.overlay.numbers import Numbers, PlainNumbers
 from crfs.overlay.ownership import Owner, upper_ownership
 from crfs.overlay.spec import UpperSpec
@@ -50,9 +52,9 @@ class Overlay:
         numbers = PlainNumbers(lowers, number_bits) if number_bits else Numbers(lowers)
         self._lookup = Lookup(lowers, self._upper, self._root, self._table, numbers)
         self._names: Namespace | None = None
-        copy_up = None
+        self._copy_up: CopyUp | None = None
         if spec is not None and self._upper is not None:
-            copy_up = CopyUp(self._lookup, self._upper, self._table)
+            self._copy_up = copy_up = CopyUp(self._lookup, self._upper, self._table)
             if spec.fresh:
                 copy_up.root()
             self._names = Namespace(self._lookup, copy_up, self._upper, self._table, redirects=spec.redirects)
@@ -61,7 +63,7 @@ class Overlay:
         self.numbers_are_own = not number_bits
         # whether fsync() is of any use
         self.syncs = spec is not None and not spec.volatile
-        self.files = Files(self._lock, self._lookup, self._upper, copy_up, self._table)
+        self.files = Files(self._lock, self._lookup, self._upper, self._copy_up, self._table)
 
     @property
     def is_writable(self) -> bool:
@@ -74,9 +76,20 @@ class Overlay:
         return self._upper is not None and self._upper.ownership.is_plain
 
     def leave_files(self) -> None:
-        """From now on lower files may be left to who answers without us (Lookup.leave())."""
+        """From now on lower files may be left to who answers without us (Lookup.leave()), who asks for directories."""
         if self._upper is not None:
             self._upper.leave_copies()
+            answers.serve_changes(self._open_directory)
+
+    def _open_directory(self, ino: int) -> bool:
+        with self._lock:
+            node = self._table.numbers.get(ino)
+            if node is None or not node.is_dir or node.is_orphan or not self._upper or not self._copy_up:
+                return False
+            self._copy_up.directory(node)
+            self._upper.dir_fd(node)
+            self._upper.know_directory(node)
+            return True
 
     def close(self) -> None:
         """Let go of the upper directory; what is staged in the work directory is removed."""
@@ -164,12 +177,12 @@ class Overlay:
     def listed_alone(self, ino: int, alone: Alone, at: int) -> Listed | None:
         """One of these; None where it is not shown."""
         with self._lock:
-            return self._lookup.listed_alone(self.node(ino), alone, at)
+            return alone.listed(self.node(ino), at)
 
     def put_files(self, ino: int, alone: Alone, listing: Listing, at: int, before: int, changes: int) -> int:
         """Tell of files among them without more ado (LowerNames.put_files())."""
         with self._lock:
-            return self._lookup.put_files(self.node(ino), alone.names, listing, at, before, changes)
+            return alone.put_files(self.node(ino), listing, at, before, changes)
 
     def list(self, ino: int) -> list[Listed]:
         """A directory's names."""

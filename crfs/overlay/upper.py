@@ -87,7 +87,6 @@ class Upper:
         assert node.name is not None
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_PATH
         node.upper_fd = os.open(node.name, flags, dir_fd=above_fd)
-        node.is_untouched = False
         self._kept[node.ino] = node
         self.know_directory(node)
         while len(self._kept) > _KEPT:
@@ -99,7 +98,10 @@ class Upper:
         """What is open may be looked at without us, and added to if it shows nothing of the lower trees."""
         if node.upper_fd >= 0:
             setgid = bool(node.mode & stat.S_ISGID)
-            answers.know_directory(node.ino, node.upper_fd, bool(node.lowers), setgid)
+            parent = 0 if node.parent is None else node.parent.ino
+            answers.know_directory(
+                node.ino, node.upper_fd, bool(node.lowers), setgid, parent, node.name or b""
+            )
 
     def open_directory(self, node: Node) -> int:
         """A new descriptor of an upper directory, for what dir_fd() is not good for: to be read, and synced."""
@@ -309,8 +311,6 @@ class Upper:
 
     def entries(self, directory: Node) -> list[tuple[bytes, int, int, bool]]:
         """(name, inode number, type or 0, whether it is a whiteout) of all that an upper directory has."""
-        if directory.is_untouched:
-            return []
         is_typed = self.ownership.types_on_disk
         return [_entry(*found, is_typed) for found in read_names(self.dir_fd(directory))]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crfs._native.status import Status, find_changed, find_status, is_bare_directory, read_names
+from crfs._native.status import Status, are_hidden, find_changed, find_status, is_bare_directory, read_names
 
 FIELDS = [name for name in dir(Status) if name.startswith("st_")]
 
@@ -112,3 +112,25 @@ def test_a_directory_is_bare_without_attributes_and_a_name(tmp_path: Path) -> No
     told.append(is_bare_directory(directory, b"dir", b"other"))
     os.close(directory)
     assert told == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("upper", "shown"), [({"a", "b"}, False), ({"a"}, True), ({"a", "b", "new/"}, True), (set(), True)]
+)
+def test_a_directory_is_hidden_by_a_whiteout_of_each_name(
+    tmp_path: Path, upper: set[str], shown: bool
+) -> None:
+    for name in ("lower", "upper"):
+        (tmp_path / name).mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "lower" / name).touch()
+    for name in upper:
+        if name.endswith("/"):
+            (tmp_path / "upper" / name).mkdir()
+        else:
+            os.mknod(tmp_path / "upper" / name, stat.S_IFCHR, os.makedev(0, 0))
+    above, directory = os.open(tmp_path, os.O_PATH), os.open(tmp_path / "upper", os.O_PATH)
+    told = are_hidden(above, b"lower", directory), are_hidden(above, b"missing", directory)
+    os.close(above)
+    os.close(directory)
+    assert told == (not shown, False)

@@ -126,3 +126,38 @@ def test_trees_are_the_same_listed_changed_and_listed_again(arena: Arena, overla
         assert not top.exists()
         top.mkdir()
         assert os.listdir(top) == []
+
+
+def test_directories_are_what_they_are_called_however_often_that_changes(
+    arena: Arena, overlay: Mounter
+) -> None:
+    lowers = build([_fill_mixed], arena.new_directory())
+    with mounted(overlay, arena, lowers, arena.new_directory()) as side:
+        top = side.at / "mixed"
+        first, second, moved = (top / f"dir-{name}" for name in (*NAMES[:2], "moved"))
+        for mode in (0o700, 0o750):
+            # which makes the kernel look its name up again
+            first.chmod(mode)
+            assert stat.S_IMODE(first.stat().st_mode) == mode
+        number = first.stat().st_ino
+        os.utime(first, ns=(1, 2))
+        os.chown(first, 7, 8)
+        info = first.stat()
+        assert (info.st_atime_ns, info.st_mtime_ns, info.st_uid, info.st_gid) == (1, 2, 7, 8)
+        first.rename(moved)
+        moved.chmod(0o755)
+        assert moved.stat().st_ino == number
+        assert not first.exists()
+        first.mkdir()
+        first.chmod(0o711)
+        assert first.stat().st_ino != number
+        assert os.listdir(first) == []
+        (second / "below").unlink()
+        second.rmdir()
+        moved.rename(second)
+        second.chmod(0o700)
+        assert second.stat().st_ino == number
+        assert (second / "below").read_text() == "below"
+        second.chmod(0o2750)
+        (second / "new").touch()
+        assert ((second / "new").stat().st_gid, stat.S_IMODE(second.stat().st_mode)) == (8, 0o2750)
