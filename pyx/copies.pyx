@@ -10,6 +10,8 @@ from libc.stdint cimport int64_t
 
 from crfs._native.system cimport (
     AT_REMOVEDIR,
+    DIR,
+    DT_DIR,
     O_CLOEXEC,
     O_CREAT,
     O_DIRECTORY,
@@ -17,18 +19,25 @@ from crfs._native.system cimport (
     O_NOFOLLOW,
     O_RDONLY,
     O_RDWR,
+    RENAME_EXCHANGE,
     close,
+    closedir,
+    dirent,
     fchmod,
     fchown,
+    fdopendir,
     flistxattr,
     fsetxattr,
     fstat,
     futimens,
+    linkat,
     mkdirat,
     openat,
     pread,
     pwrite,
+    readdir,
     renameat,
+    renameat2,
     stat_t,
     timespec,
     unlinkat,
@@ -92,6 +101,50 @@ def place_quietly(int work_fd, bytes staged not None, int dir_fd, bytes name not
         failed = errno if move_quietly(work_fd, old, dir_fd, new) != 0 else 0
     if failed:
         raise OSError(failed, os.strerror(failed))
+
+
+def exchange_whiteout(
+    int work_fd, bytes whiteout not None, bytes staged not None, int dir_fd, bytes name not None
+) -> bool:
+    """Give what is in a directory the name `staged` in the work directory, and its place to one more link to a whiteout.
+
+    Whether that could be done; else nothing was.
+    """
+    cdef const char *source = whiteout
+    cdef const char *at = staged
+    cdef const char *old = name
+    cdef bint done
+    with nogil:
+        done = linkat(work_fd, source, work_fd, at, 0) == 0
+        if done and renameat2(work_fd, at, dir_fd, old, RENAME_EXCHANGE) != 0:
+            unlinkat(work_fd, at, 0)
+            done = False
+    return done
+
+
+def remove_flat(int dir_fd, bytes name not None) -> bool:
+    """Remove a directory that has no directories in it; whether it is gone."""
+    cdef const char *at = name
+    cdef bint gone
+    with nogil:
+        empty(openat(dir_fd, at, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC))
+        gone = unlinkat(dir_fd, at, AT_REMOVEDIR) == 0
+    return gone
+
+
+cdef void empty(int fd) noexcept nogil:
+    """Of what can be unlinked. `fd` is closed."""
+    cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
+    cdef dirent *found
+    if directory == NULL:
+        return
+    while True:
+        found = readdir(directory)
+        if found == NULL:
+            break
+        if found.d_type != DT_DIR:
+            unlinkat(fd, found.d_name, 0)
+    closedir(directory)
 
 
 cdef int copy(

@@ -60,6 +60,7 @@ cdef extern from "<dirent.h>" nogil:
         unsigned char d_type
         char *d_name
     unsigned char DT_CHR
+    unsigned char DT_DIR
     unsigned char DT_UNKNOWN
     DIR *fdopendir(int fd)
     dirent *readdir(DIR *directory)
@@ -76,7 +77,9 @@ cdef extern from "<unistd.h>" nogil:
     int linkat(int dir_fd, const char *path, int new_dir_fd, const char *new_path, int flags)
 
 cdef extern from "<stdio.h>" nogil:
+    unsigned int RENAME_EXCHANGE
     int renameat(int dir_fd, const char *path, int new_dir_fd, const char *new_path)
+    int renameat2(int dir_fd, const char *path, int new_dir_fd, const char *new_path, unsigned int flags)
 
 cdef extern from "<sys/xattr.h>" nogil:
     ssize_t flistxattr(int fd, char *names, size_t size)

@@ -174,7 +174,10 @@ class Namespace:
                 raise _fail(errno.ENOTEMPTY)
             self._copy_up.directory(parent)
             self._upper.hold(node)
-            self._upper.white_out(parent, name)
+            if node.upper:
+                self._upper.white_out_directory(parent, name)
+            else:
+                self._upper.white_out(parent, name)
         else:
             self._upper.hold(node)
             self._remove_upper_dir(node, parent, name)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from crfs._native import answers
-from crfs._native.copies import place_quietly
+from crfs._native.copies import exchange_whiteout, place_quietly, remove_flat
 from crfs._native.status import Status, find_status, read_names
 from crfs.overlay.attributes import Attributes, attributes_of
 from crfs.overlay.marks import (
@@ -320,6 +320,15 @@ class Upper:
         for name, _, _, whiteout in read_names(fd):
             if whiteout or name.startswith(WHITEOUT_PREFIX):
                 os.unlink(name, dir_fd=fd)
+
+    def white_out_directory(self, parent: Node, name: bytes) -> None:
+        """Put a whiteout in the place of a directory that shows nothing, which goes with what it holds."""
+        staged = self.staged_name()
+        fd = self.dir_fd(parent)
+        if not (self._nodes_can_be_made and exchange_whiteout(self.work_fd, _WHITEOUT, staged, fd, name)):
+            self.white_out(parent, name)
+        elif not remove_flat(self.work_fd, staged):
+            self.discard(staged)
 
     def white_out(self, parent: Node, name: bytes) -> None:
         """Put a whiteout in the place of whatever the upper directory has under a name."""

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from crfs._native.copies import copy_directory, copy_plain, place_quietly
+from crfs._native.copies import (
+    copy_directory,
+    copy_plain,
+    exchange_whiteout,
+    place_quietly,
+    remove_flat,
+)
 
 WHEN_NS = (-1_234_567_890, 1_700_000_000_123_456_789)
 
@@ -103,4 +109,23 @@ def test_what_is_placed_leaves_times_alone(tmp_path: Path, work: int) -> None:
     assert (into.stat().st_atime_ns, into.stat().st_mtime_ns) == WHEN_NS
     with pytest.raises(FileNotFoundError):
         place_quietly(work, b"staged", fd, b"name")
+    os.close(fd)
+
+
+def test_a_whiteout_takes_a_directorys_place_which_goes(tmp_path: Path, work: int) -> None:
+    (tmp_path / "work/whiteout").write_bytes(b"hides")
+    (tmp_path / "dir/below").mkdir(parents=True)
+    (tmp_path / "dir/file").touch()
+    fd = os.open(tmp_path, os.O_PATH)
+    assert not exchange_whiteout(work, b"missing", b"staged", fd, b"dir")
+    assert not exchange_whiteout(work, b"whiteout", b"staged", fd, b"missing")
+    assert os.listdir(work) == ["whiteout"]
+    assert exchange_whiteout(work, b"whiteout", b"staged", fd, b"dir")
+    assert (tmp_path / "dir").read_bytes() == b"hides"
+    assert not remove_flat(work, b"staged")
+    assert os.listdir(tmp_path / "work/staged") == ["below"]
+    (tmp_path / "work/staged/below").rmdir()
+    (tmp_path / "work/staged/link").symlink_to("nowhere")
+    assert remove_flat(work, b"staged")
+    assert os.listdir(work) == ["whiteout"]
     os.close(fd)
