@@ -16,6 +16,7 @@ import pytest
 from tests.support.fsops import (
     Chmod,
     Failed,
+    Inodes,
     Link,
     Mkdir,
     Open,
@@ -36,14 +37,18 @@ PORTION = 25
 OLD = b"an old line of many\n" * 20_000
 MORE = b"and a new one\n"
 NEW = b"all new\n" * 1000
+SMALL = b"small\n" * 700
 APPEND = os.O_WRONLY | os.O_APPEND
 NAMES = ("file", "sub/link")
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 def _fill(layer: Layer) -> None:
-    """Files of 400 kB, which take a while to copy; files of two names; directories."""
+    """Files of 400 kB, which take a while to copy; small ones; files of two names; directories."""
     for number in range(FILES):
+        for name in (b"small%d" % number, b"gone%d" % number):
+            layer.file(name, SMALL, 0o640, (1000, 1000))
+            layer.xattr(name, "user.a", b"kept")
         layer.file(b"file%d" % number, OLD, 0o640, (1000, 1000))
         layer.xattr(b"file%d" % number, "user.a", b"kept")
         layer.file(b"one%d" % number, OLD)
@@ -58,11 +63,13 @@ def _fill(layer: Layer) -> None:
 class Work:
     """The steps for one number, and whether what a tree has of that number is as before or as after them.
 
-    `state` fails where it is neither, nor anything that may be between two steps.
+    `state` fails where it is neither, nor anything that may be between two steps. With `listed` the daemon has told of
+    all files in listings before.
     """
 
     steps: Callable[[bytes], tuple[Step, ...]]
     state: Callable[[Path, int], str]
+    listed: bool = False
 
 
 def _content(path: Path) -> bytes | None:
@@ -145,6 +152,21 @@ def _removed(root: Path, number: int) -> str:
     return _one_of(_content(root / f"file{number}"), before=OLD, after=None)
 
 
+def _changed_and_removed(root: Path, number: int) -> str:
+    small, status = root / f"small{number}", (root / f"small{number}").stat()
+    assert (status.st_uid, os.getxattr(small, "user.a")) == (1000, b"kept")
+    states = [
+        (0o640, SMALL, SMALL, "before"),
+        (0o600, SMALL, SMALL, "before"),
+        (0o600, SMALL + MORE, SMALL, "before"),
+        (0o600, SMALL + MORE, None, "before"),
+        (0o600, SMALL + MORE, None, "after"),
+    ]
+    gone, large = _content(root / f"gone{number}"), _appended(root, number)
+    found = status.st_mode & 0o7777, small.read_bytes(), gone, large
+    return "between" if found in states[1:-1] else _one_of(found, before=states[0], after=states[-1])
+
+
 WORKS = {
     "append": Work(lambda n: (Open(0, b"file" + n, APPEND), Write(0, MORE)), _appended),
     "append to one of two names": Work(
@@ -179,6 +201,18 @@ WORKS = {
         _created,
     ),
     "remove": Work(lambda n: (Unlink(b"file" + n),), _removed),
+    "change and remove small files that were listed": Work(
+        lambda n: (
+            Chmod(b"small" + n, 0o600),
+            Open(0, b"small" + n, APPEND),
+            Write(0, MORE),
+            Unlink(b"gone" + n),
+            Open(0, b"file" + n, APPEND),
+            Write(0, MORE),
+        ),
+        _changed_and_removed,
+        listed=True,
+    ),
 }
 
 
@@ -201,6 +235,8 @@ def test_killed_at_work(side: Side, work: Work) -> None:
     caught = 0
     for first in range(0, FILES, PORTION):
         numbers = order[first : first + PORTION]
+        if work.listed:
+            side.call(Inodes())
         answers = _killed_after(side, work, numbers, 1 + first // 5)
         side.mount()
         for number, wanted in zip(numbers, answers, strict=True):
