@@ -17,7 +17,7 @@ The formats are those of linux/fuse.h at the protocol's version 7.19, which libf
 import logging
 
 from cython.operator cimport dereference
-from libc.errno cimport EIO, ENODATA, ENOENT, errno
+from libc.errno cimport EACCES, EIO, ENODATA, ENOENT, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from libcpp.mutex cimport mutex
@@ -577,12 +577,15 @@ cdef bint answer_directory_found(int device, const fuse_in_header *head, const c
 cdef bint change_directory(
     int device, const fuse_in_header *head, const fuse_setattr_in *asked, const Known *node
 ) noexcept nogil:
-    """One that is setgid, or is to be, is not for us: what is made in it is another group's."""
+    """One that is setgid, or is to be, is not for us: what is made in it is another group's.
+
+    Nor is one that its owner, who we are, may not search: "." can't be found in it.
+    """
     cdef stat_t info
     if not is_change(asked) or asked.valid & FATTR_SIZE or fstat(node.fd, &info) != 0 or info.st_mode & SPECIAL:
         return False
     if change_at(node.fd, asked) != 0 or not tell_directory(node, &info):
-        return reply(device, head, errno, NULL, 0)
+        return errno != EACCES and reply(device, head, errno, NULL, 0)
     return reply_attributes(device, head, &info, dir_seconds)
 
 

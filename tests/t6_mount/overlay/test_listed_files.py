@@ -4,11 +4,12 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.overlaymounts import Mounter
+from tests.support.overlaymounts import FuseOverlay, Mounter
 from tests.t6_mount.overlay.arena import Arena, Side, mounted
 from tests.t6_mount.overlay.stacks import Layer, build
 
@@ -161,3 +162,29 @@ def test_directories_are_what_they_are_called_however_often_that_changes(
         second.chmod(0o2750)
         (second / "new").touch()
         assert ((second / "new").stat().st_gid, stat.S_IMODE(second.stat().st_mode)) == (8, 0o2750)
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path, crfs_overlay: FuseOverlay) -> FuseOverlay:
+    """crfs-overlayfs with no more rights to files than their owner has."""
+    script = tmp_path / "crfs-overlayfs"
+    dropped = "setpriv --bounding-set -dac_override,-dac_read_search"
+    script.write_text(f'#!/bin/sh\nexec {dropped} {crfs_overlay.program} "$@"\n')
+    script.chmod(0o755)
+    return replace(crfs_overlay, program=script, name="unprivileged")
+
+
+def test_directories_that_may_not_be_searched_can_be_changed(
+    arena: Arena, unprivileged: FuseOverlay, lowers: tuple[Path, ...]
+) -> None:
+    with mounted(unprivileged, arena, lowers, arena.new_directory()) as side:
+        new, copied = side.at / "new", side.at / "dir"
+        new.mkdir()
+        for directory in new, copied:
+            directory.chmod(0)
+            os.utime(directory, ns=(1, 2))
+            os.chown(directory, -1, 8)
+            directory.chmod(0o750)
+            info = directory.stat()
+            assert (info.st_mtime_ns, info.st_gid, stat.S_IMODE(info.st_mode)) == (2, 8, 0o750)
+            assert len(os.listdir(directory)) == (0 if directory == new else len(NAMES) + 1)
