@@ -8,6 +8,7 @@ import os
 from libc.errno cimport errno
 from libc.stdint cimport int64_t
 
+from crfs._native.names cimport last_error, next_name, open_names
 from crfs._native.system cimport (
     AT_REMOVEDIR,
     DIR,
@@ -21,11 +22,9 @@ from crfs._native.system cimport (
     O_RDWR,
     RENAME_EXCHANGE,
     close,
-    closedir,
     dirent,
     fchmod,
     fchown,
-    fdopendir,
     flistxattr,
     fsetxattr,
     fstat,
@@ -35,7 +34,6 @@ from crfs._native.system cimport (
     openat,
     pread,
     pwrite,
-    readdir,
     renameat,
     renameat2,
     stat_t,
@@ -43,10 +41,6 @@ from crfs._native.system cimport (
     unlinkat,
     utimensat,
 )
-
-cdef extern from "<errno.h>" nogil:
-    # one that can be set
-    int last_error "errno"
 
 cdef enum:
     SIZE_MAX = 1 << 18
@@ -134,17 +128,15 @@ def remove_flat(int dir_fd, bytes name not None) -> bool:
 
 cdef void empty(int fd) noexcept nogil:
     """Of what can be unlinked. `fd` is closed."""
-    cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
+    cdef int failed
+    cdef DIR *directory = open_names(fd, &failed)
     cdef dirent *found
-    if directory == NULL:
-        return
     while True:
-        found = readdir(directory)
+        found = next_name(directory, &failed)
         if found == NULL:
-            break
+            return
         if found.d_type != DT_DIR:
             unlinkat(fd, found.d_name, 0)
-    closedir(directory)
 
 
 cdef int copy(

@@ -6,9 +6,8 @@ Any thread, one at a time; the GIL is dropped while the directory is read.
 
 import os
 
-from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport strcmp, strlen, strncmp
+from libc.string cimport strlen, strncmp
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -16,6 +15,7 @@ from crfs._native.answers cimport leave_file
 from crfs._native.listing cimport Listing
 from crfs._native.lowerfiles cimport LowerFile
 from crfs._native.protocol cimport fuse_entry_out
+from crfs._native.names cimport next_name, open_names
 from crfs._native.status cimport status_of
 from crfs._native.system cimport (
     AT_SYMLINK_NOFOLLOW,
@@ -28,19 +28,12 @@ from crfs._native.system cimport (
     S_ISCHR,
     S_ISREG,
     close,
-    closedir,
     dirent,
-    fdopendir,
     flistxattr,
     fstatat,
     openat,
-    readdir,
     stat_t,
 )
-
-cdef extern from "<errno.h>" nogil:
-    # one that can be set
-    int last_error "errno"
 
 # a name; `is_plain`: of a regular file that nothing but stat has to be asked about
 cdef cppclass Entry:
@@ -136,29 +129,15 @@ cdef class LowerNames:
 
 cdef int read_entries(int fd, vector[Entry] *entries) noexcept nogil:
     """An errno, or 0. `fd` is closed."""
-    global last_error
-    cdef int failed = errno
-    cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
+    cdef int failed
+    cdef DIR *directory = open_names(fd, &failed)
     cdef dirent *found
-    if directory == NULL:
-        return failed if fd < 0 else errno
     while True:
-        last_error = 0
-        found = readdir(directory)
+        found = next_name(directory, &failed)
         if found == NULL:
-            failed = errno
-            break
-        if not is_hidden(found.d_name):
+            return failed
+        if strncmp(found.d_name, WHITEOUT_PREFIX, strlen(WHITEOUT_PREFIX)) != 0:
             add_entry(fd, found.d_name, entries)
-    closedir(directory)
-    return failed
-
-
-cdef bint is_hidden(const char *name) noexcept nogil:
-    return (
-        strcmp(name, ".") == 0 or strcmp(name, "..") == 0
-        or strncmp(name, WHITEOUT_PREFIX, strlen(WHITEOUT_PREFIX)) == 0
-    )
 
 
 cdef void add_entry(int dir_fd, const char *name, vector[Entry] *entries) noexcept nogil:

@@ -6,11 +6,11 @@ import os
 
 from libc.errno cimport ENOENT, ENOTDIR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport strcmp
 from libcpp.string cimport string
 from libcpp.unordered_set cimport unordered_set
 from libcpp.vector cimport vector
 
+from crfs._native.names cimport next_name, open_names
 from crfs._native.system cimport (
     AT_SYMLINK_NOFOLLOW,
     DIR,
@@ -24,21 +24,13 @@ from crfs._native.system cimport (
     S_ISCHR,
     S_ISDIR,
     close,
-    closedir,
     dirent,
-    fdopendir,
     flistxattr,
     fstatat,
     openat,
-    readdir,
     stat_t,
     timespec,
 )
-
-cdef extern from "<errno.h>" nogil:
-    # one that can be set
-    int last_error "errno"
-
 
 cdef struct Entry:
     string name
@@ -131,28 +123,20 @@ def are_hidden(int dir_fd, bytes path not None, int upper_fd) -> bool:
 
 cdef int put_names(int fd, vector[Entry] *entries) noexcept nogil:
     """An errno, or 0. `fd` is closed."""
-    global last_error
-    cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
-    cdef int failed = errno if directory == NULL else 0
+    cdef int failed
+    cdef DIR *directory = open_names(fd, &failed)
     cdef dirent *found
     cdef stat_t info
-    while not failed:
-        last_error = 0
-        found = readdir(directory)
+    while True:
+        found = next_name(directory, &failed)
         if found == NULL:
-            failed = errno
-            break
-        if strcmp(found.d_name, ".") == 0 or strcmp(found.d_name, "..") == 0:
-            continue
+            return failed
         if found.d_type != DT_CHR and found.d_type != DT_UNKNOWN:
             entries.push_back(Entry(string(found.d_name), found.d_ino, <uint32_t>found.d_type << 12, False))
         elif fstatat(fd, found.d_name, &info, AT_SYMLINK_NOFOLLOW) == 0:
             entries.push_back(Entry(
                 string(found.d_name), info.st_ino, info.st_mode & S_IFMT, S_ISCHR(info.st_mode) and info.st_rdev == 0
             ))
-    if directory != NULL:
-        closedir(directory)
-    return failed
 
 
 def find_changed(int dir_fd, int64_t mtime_ns):
@@ -168,21 +152,15 @@ def find_changed(int dir_fd, int64_t mtime_ns):
 
 cdef int put_changed(int fd, int64_t mtime_ns, vector[string] *found) noexcept nogil:
     """An errno, or 0. `fd` is closed."""
-    global last_error
-    cdef DIR *directory = fdopendir(fd) if fd >= 0 else NULL
-    cdef int failed = errno if directory == NULL else 0
+    cdef int failed
+    cdef DIR *directory = open_names(fd, &failed)
     cdef dirent *entry
     cdef stat_t info
-    while not failed:
-        last_error = 0
-        entry = readdir(directory)
+    while True:
+        entry = next_name(directory, &failed)
         if entry == NULL:
-            failed = errno
-            break
+            return failed
         # what is gone by now was not changed
         if fstatat(fd, entry.d_name, &info, AT_SYMLINK_NOFOLLOW) == 0 and not S_ISDIR(info.st_mode) and (
                 in_ns(info.st_mtim) != mtime_ns):
             found.push_back(string(entry.d_name))
-    if directory != NULL:
-        closedir(directory)
-    return failed
