@@ -228,6 +228,18 @@ def forget(uint64_t ino):
     lock.unlock()
 
 
+def let_go(uint64_t ino) -> bool:
+    """forget() a directory of which nobody else knows any more; False, and it is not, where the kernel does from here."""
+    cdef bint is_free
+    lock.lock()
+    is_free = looked_up.count(ino) == 0
+    if is_free:
+        known.erase(ino)
+        forget_place(ino)
+    lock.unlock()
+    return is_free
+
+
 cdef void forget_place(uint64_t ino) noexcept nogil:
     at = places.find(ino)
     if at == places.end():

@@ -203,6 +203,8 @@ class NodeTable:
     def drop(self, node: Node) -> Iterator[Node]:
         """Forget a node that nobody refers to, and then its parents; yields each, for its files to be closed."""
         while node.ino != ROOT_INODE and not (node.nlookup or node.opens or node.children):
+            if node.is_dir and not answers.let_go(node.ino):
+                return
             if self._by_ino.pop(node.ino, None) is None:
                 return
             if self._by_upper.get(node.upper_ino) is node:
