@@ -56,6 +56,7 @@ from crfs._native.protocol cimport (
     FATTR_ATIME_NOW,
     FATTR_FH,
     FATTR_GID,
+    FATTR_KILL_SUIDGID,
     FATTR_LOCKOWNER,
     FATTR_MODE,
     FATTR_MTIME,
@@ -72,6 +73,7 @@ from crfs._native.protocol cimport (
     FUSE_FSYNCDIR,
     FUSE_GETATTR,
     FUSE_GETXATTR,
+    FUSE_HANDLE_KILLPRIV_V2,
     FUSE_INIT,
     FUSE_LOOKUP,
     FUSE_OPEN,
@@ -85,6 +87,7 @@ from crfs._native.protocol cimport (
     FUSE_SETATTR,
     FUSE_UNLINK,
     FUSE_WRITE,
+    FUSE_WRITE_KILL_SUIDGID,
     fuse_attr,
     fuse_attr_out,
     fuse_batch_forget_in,
@@ -157,7 +160,7 @@ cdef const char *CAPABILITY = "security.capability"
 cdef uint32_t CHANGES = (
     FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW
 )
-cdef uint32_t MEANT = CHANGES | FATTR_FH | FATTR_LOCKOWNER
+cdef uint32_t MEANT = CHANGES | FATTR_FH | FATTR_LOCKOWNER | FATTR_KILL_SUIDGID
 cdef uint32_t IDS = FATTR_UID | FATTR_GID
 cdef uint32_t SPECIAL = S_ISUID | S_ISGID
 
@@ -165,6 +168,11 @@ cdef uint32_t SPECIAL = S_ISUID | S_ISGID
 cdef uint32_t MINOR = 19
 cdef uint32_t MAX_WRITE = 1 << 17
 cdef size_t INIT_SIZE = 24
+# and what more: directories with what they hold; and that setuid and setgid go with what takes them away, so that the
+# kernel need not ask for them before
+cdef uint32_t OFFERED = (
+    FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_HANDLE_KILLPRIV_V2
+)
 
 log = logging.getLogger(__name__)
 cdef mutex lock
@@ -488,7 +496,7 @@ cdef void offer(int device, const fuse_in_header *head, const fuse_init_in *aske
     cdef fuse_init_out out
     memset(&out, 0, sizeof(out))
     out.major, out.minor, out.max_readahead, out.max_write = 7, MINOR, asked.max_readahead, MAX_WRITE
-    out.flags = asked.flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO)
+    out.flags = asked.flags & OFFERED
     reply(device, head, 0, &out, INIT_SIZE)
 
 
@@ -540,7 +548,7 @@ cdef bint answer_known(
     if head.opcode == FUSE_GETATTR:
         return answer_attributes(device, head, node)
     if head.opcode == FUSE_WRITE:
-        return answer_write(device, head, body, size, node.fd)
+        return not takes_special(node.fd, <const fuse_write_in *>body) and answer_write(device, head, body, size, node.fd)
     if head.opcode == FUSE_SETATTR:
         return answer_changes(device, head, <const fuse_setattr_in *>body, node.fd, True)
     if head.opcode == FUSE_GETXATTR and node.plain:
@@ -890,6 +898,12 @@ cdef bint answer_write(int device, const fuse_in_header *head, const char *body,
     memset(&out, 0, sizeof(out))
     out.size = done
     return reply(device, head, 0, &out, sizeof(out))
+
+
+cdef bint takes_special(int fd, const fuse_write_in *asked) noexcept nogil:
+    """Whether setuid or setgid go with a write."""
+    cdef stat_t info
+    return asked.write_flags & FUSE_WRITE_KILL_SUIDGID and (fstat(fd, &info) != 0 or info.st_mode & SPECIAL)
 
 
 cdef bint answer_capability(int device, const fuse_in_header *head, const char *name) noexcept nogil:

@@ -7,7 +7,8 @@ sleep, as long as requests come in quick succession: waking a sleeping processor
 somebody else wants the processor, it sleeps at once: who has yielded waits for longer than who is woken.
 
 It also tells handlers what llfuse keeps from them: reads of what was never opened, because an open was answered with
-ENOSYS and the kernel asks no more, come with the inode for a handle; and who has sent the request.
+ENOSYS and the kernel asks no more, come with the inode for a handle; who has sent the request; and whether setuid and
+setgid go with it.
 
 The function below stands before libfuse's own of the same name, which it calls: the dynamic linker finds it first where
 this module has been loaded with RTLD_GLOBAL before llfuse. Else nothing changes. No Python object, no GIL.
@@ -19,7 +20,17 @@ from posix.dlfcn cimport RTLD_NOW, dlopen, dlsym
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from crfs._native.answers cimport answer
-from crfs._native.protocol cimport FUSE_READ, FUSE_READDIR, fuse_in_header
+from crfs._native.protocol cimport (
+    FATTR_KILL_SUIDGID,
+    FUSE_READ,
+    FUSE_READDIR,
+    FUSE_SETATTR,
+    FUSE_WRITE,
+    FUSE_WRITE_KILL_SUIDGID,
+    fuse_in_header,
+    fuse_setattr_in,
+    fuse_write_in,
+)
 
 
 cdef extern from "<semaphore.h>" nogil:
@@ -47,9 +58,11 @@ cdef extern from *:
     """
     static thread_local bool turn_is_mine = false;
     static thread_local uint32_t request_pid = 0;
+    static thread_local bool request_takes_special = false;
     """
     bint turn_is_mine
     uint32_t request_pid
+    bint request_takes_special
 
 # fuse_common.h
 cdef struct fuse_buf:
@@ -115,14 +128,29 @@ def requester() -> int:
     return request_pid
 
 
+def takes_special() -> bool:
+    """Whether setuid and setgid go with the request that is handled on this thread, as the kernel says."""
+    return request_takes_special
+
+
+cdef bint is_to_take_special(const fuse_in_header *head, size_t size) noexcept nogil:
+    cdef const void *body = head + 1
+    if head.opcode == FUSE_SETATTR and size >= sizeof(fuse_in_header) + sizeof(fuse_setattr_in):
+        return (<const fuse_setattr_in *>body).valid & FATTR_KILL_SUIDGID != 0
+    if head.opcode == FUSE_WRITE and size >= sizeof(fuse_in_header) + sizeof(fuse_write_in):
+        return (<const fuse_write_in *>body).write_flags & FUSE_WRITE_KILL_SUIDGID != 0
+    return False
+
+
 cdef void understand(fuse_buf *buf) noexcept nogil:
-    """Note who asks, and have a read know what is read."""
-    global request_pid
+    """Note who asks, and what for; and have a read know what is read."""
+    global request_pid, request_takes_special
     cdef read_in *request = <read_in *>buf.mem
     if buf.flags & FUSE_BUF_IS_FD or buf.size < sizeof(fuse_in_header):
-        request_pid = 0
+        request_pid, request_takes_special = 0, False
         return
     request_pid = request.header.pid
+    request_takes_special = is_to_take_special(&request.header, buf.size)
     if buf.size >= sizeof(read_in) and request.fh == 0 and request.header.opcode in (FUSE_READ, FUSE_READDIR):
         request.fh = request.header.nodeid
 

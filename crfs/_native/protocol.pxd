@@ -24,6 +24,8 @@ cdef extern from "<linux/fuse.h>" nogil:
         FUSE_BIG_WRITES
         FUSE_DO_READDIRPLUS
         FUSE_READDIRPLUS_AUTO
+        FUSE_HANDLE_KILLPRIV_V2
+        FUSE_WRITE_KILL_SUIDGID
         FUSE_SETATTR
         FUSE_WRITE
         FUSE_GETXATTR
@@ -37,6 +39,7 @@ cdef extern from "<linux/fuse.h>" nogil:
         FATTR_ATIME_NOW
         FATTR_MTIME_NOW
         FATTR_LOCKOWNER
+        FATTR_KILL_SUIDGID
     cdef struct fuse_in_header:
         uint32_t len
         uint32_t opcode
@@ -126,6 +129,7 @@ cdef extern from "<linux/fuse.h>" nogil:
     cdef struct fuse_write_in:
         uint64_t offset
         uint32_t size
+        uint32_t write_flags
     cdef struct fuse_write_out:
         uint32_t size
     cdef struct fuse_getxattr_in:

@@ -5,8 +5,10 @@ import functools
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+# capabilities(7): to do what is a file's owner's, or as if one were of its group
+CAP_FOWNER, _CAP_FSETID = 3, 4
 _SIGKILL = 1 << (signal.SIGKILL - 1)
 
 
@@ -21,13 +23,34 @@ def is_dying(thread: int) -> bool:
     Every signal that ends a process is a pending SIGKILL of all its threads by then. False for a thread that
     is gone or that this process can't see (0): somebody else may be using its file.
     """
+    status = _status(thread)
+    return any(int(status.get(field, b"0"), 16) & _SIGKILL for field in (b"SigPnd", b"ShdPnd"))
+
+
+def may_keep_setgid(thread: int, group: int) -> bool:
+    """Whether a thread is of a group, or may do as if it were (CAP_FSETID); False where that can't be seen."""
+    status = _status(thread)
+    groups = status.get(b"Gid", b"").split()[-1:] + status.get(b"Groups", b"").split()
+    return b"%d" % group in groups or _has(status, _CAP_FSETID)
+
+
+def has_capability(thread: int, number: int) -> bool:
+    """Whether a thread may use a capability; False where that can't be seen."""
+    return _has(_status(thread), number)
+
+
+def _has(status: Mapping[bytes, bytes], number: int) -> bool:
+    return bool(int(status.get(b"CapEff", b"0"), 16) >> number & 1)
+
+
+def _status(thread: int) -> dict[bytes, bytes]:
+    """What the kernel tells of a thread (proc(5)); nothing where it is gone, or can't be seen."""
     try:
         with open(f"/proc/{thread}/status", "rb") as status:
-            lines = status.read().split(b"\n")
+            lines = status.read().splitlines()
     except OSError:
-        return False
-    pending = [int(line[7:], 16) for line in lines if line.startswith((b"SigPnd:", b"ShdPnd:"))]
-    return any(mask & _SIGKILL for mask in pending)
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(b":") for line in lines)}
 
 
 def is_disconnected() -> bool:

@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import llfuse
+import msgspec
 
 from crfs._native import answers
-from crfs._native.turns import hand_over
+from crfs._native.turns import hand_over, requester, takes_special
 from crfs.fuse.directories import Directories, list_names
 from crfs.fuse.handler import handler
 from crfs.fuse.reply import no_entry
-from crfs.fuse.requester import is_dying, listable
+from crfs.fuse.requester import CAP_FOWNER, has_capability, is_dying, listable, may_keep_setgid
 from crfs.fuse.view import View
 from crfs.overlay.attributes import Attributes
-from crfs.overlay.files import Changes
+from crfs.overlay.files import NOTHING, Changes
 from crfs.overlay.node import Listed, Node
 from crfs.overlay.overlay import SMALL, Overlay
 from crfs.overlay.ownership import Owner
@@ -120,10 +121,27 @@ class Writable(llfuse.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
+        if takes_special() or (changes == NOTHING and self._is_owner(node, ctx)):
+            changes = msgspec.structs.replace(changes, loses=self._lost(node, ctx.pid))
         asked_by = self._asked_by(ctx)
         return self._entry(
             inode, self._near(node, lambda: self._overlay.files.change(node, changes, asked_by))
         )
+
+    def _lost(self, node: Node, thread: int) -> int:
+        """Of setuid and setgid, what a node loses by a thread's change of its owner or content."""
+        if not node.mode & (stat.S_ISUID | stat.S_ISGID) or node.is_dir:
+            return 0
+        keeps = not node.mode & stat.S_IXGRP and may_keep_setgid(thread, self._gid(node))
+        return stat.S_ISUID if keeps else stat.S_ISUID | stat.S_ISGID
+
+    def _gid(self, node: Node) -> int:
+        return self._view.gids.to_shown(self._overlay.files.attributes(node).gid)
+
+    def _is_owner(self, node: Node, ctx: llfuse.RequestContext) -> bool:
+        """Whether who changes nothing may. Others are about to write: the kernel asks for the same before that."""
+        owner = self._view.uids.to_shown(self._overlay.files.attributes(node).uid)
+        return ctx.uid == owner or has_capability(ctx.pid, CAP_FOWNER)
 
     def _near(self, node: Node, work: Callable[[], R]) -> R:
         """Work that copies a node up, where need be: with the lock held if that takes no longer than to drop it."""
@@ -215,6 +233,10 @@ class Writable(llfuse.Operations):
     @handler
     def write(self, fh: int, off: int, buf: bytes) -> int:
         node, _ = self._opened(fh)
+        if takes_special() and (lost := self._lost(node, requester())):
+            self._overlay.files.lose(node, lost)
+            # the kernel goes on believing what it knows of the mode
+            llfuse.invalidate_inode(node.ino, attr_only=True)
         if len(buf) <= SMALL:
             return self._overlay.files.write(node, off, buf)
         return _unlocked(lambda: self._overlay.files.write(node, off, buf))

@@ -27,7 +27,7 @@ def _fail(number: int) -> OSError:
 
 
 class Changes(Struct, frozen=True):
-    """What setattr is to change; None leaves it as it is. Times in ns."""
+    """What setattr is to change; None leaves it as it is. Times in ns. `loses`: bits of the mode that go with that."""
 
     size: int | None = None
     mode: int | None = None
@@ -35,9 +35,16 @@ class Changes(Struct, frozen=True):
     gid: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    loses: int = 0
+
+    @property
+    def is_chown(self) -> bool:
+        """Also one to the owner and group that are: only the change time moves, and what that loses."""
+        others = self.size, self.mode, self.atime_ns, self.mtime_ns
+        return self.uid is not None or self.gid is not None or others == (None,) * 4
 
 
-# of chown(2) to the owner and group that are: only the change time moves
+# of chown(2) to the owner and group that are
 NOTHING = Changes()
 
 
@@ -178,7 +185,8 @@ class Files:
         with self._lock:
             if changes.size is not None:
                 self._truncate(node, changes.size)
-            if changes.uid is not None or changes.gid is not None or changes == NOTHING:
+            self._lose(node, changes.loses)
+            if changes.is_chown:
                 self._chown(node, changes.uid, changes.gid)
             if changes.mode is not None and not stat.S_ISLNK(node.mode):
                 self._chmod(node, stat.S_IFMT(node.mode) | stat.S_IMODE(changes.mode))
@@ -187,13 +195,22 @@ class Files:
             return self._lookup.attributes(node)
 
     def _chown(self, node: Node, uid: int | None, gid: int | None) -> None:
-        """A change of owner takes setuid and setgid away from files on disk; what is to go, the kernel says itself."""
+        """A change of owner takes setuid and setgid away from files on disk, also those that were not to go."""
         assert self._upper is not None
         path, follow = self._upper.grasp(node)
         owner = -1 if uid is None else uid, -1 if gid is None else gid
         self._upper.ownership.chown(path, *owner, follow=follow)
         if node.mode & (stat.S_ISUID | stat.S_ISGID) and node.is_file:
             self._upper.ownership.chmod(path, node.mode, follow=follow)
+
+    def lose(self, node: Node, bits: int) -> None:
+        """A file that is written to loses these bits of its mode."""
+        with self._lock:
+            self._lose(node, bits)
+
+    def _lose(self, node: Node, bits: int) -> None:
+        if node.mode & bits:
+            self._chmod(node, node.mode & ~bits)
 
     def _chmod(self, node: Node, mode: int) -> None:
         assert self._upper is not None
