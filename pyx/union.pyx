@@ -114,9 +114,14 @@ cdef class _Merger:
     cdef vector[Step] missing
     cdef int links_left
     cdef vector[Waiting] waiting
+    # where make() ended, which it does again for what comes beside it; NONE once a name has gone since
+    cdef int32_t made
+    cdef const char *made_path
+    cdef uint32_t made_length
 
     def __cinit__(self):
         self.nodes.push_back(Node(NULL, NULL, NONE, NONE, 1, 0))
+        self.made = NONE
 
     # names of one hash are chained through table_next, which grows beside `names`
     cdef uint64_t hash(self, int32_t parent, const char *text, uint32_t length) noexcept nogil:
@@ -161,6 +166,7 @@ cdef class _Merger:
         cdef int32_t node = self.names[name].node, child
         if node == NONE:
             return
+        self.made = NONE
         self.names[name].node = NONE
         self.nodes[node].nlink -= 1
         if self.is_dir(node):
@@ -244,9 +250,12 @@ cdef class _Merger:
 
     cdef Walk make(self, const char *path, uint32_t length) noexcept nogil:
         """The directory at `path`, touched with its parents; what is missing or no directory becomes an implied one."""
-        cdef Walk at = self.walk(path, length)
+        cdef Walk at
         cdef int32_t name, node
         cdef size_t i
+        if self.made != NONE and length == self.made_length and memcmp(path, self.made_path, length) == 0:
+            return Walk(self.made, OK)
+        at = self.walk(path, length)
         if at.status != OK:
             return at
         if self.nodes[at.node].depth + self.missing.size() >= MAX_DEPTH:
@@ -259,6 +268,9 @@ cdef class _Merger:
             node = self.add_node(NULL, NULL)
             self.link(at.node, self.missing[i].text, self.missing[i].length, node)
             at.node = node
+        # what a symbolic link leads to can change otherwise, too
+        self.made = at.node if self.links_left == SYMLINKS_MAX else NONE
+        self.made_path, self.made_length = path, length
         return at
 
     cdef void touch(self, int32_t node) noexcept nogil:
@@ -359,6 +371,8 @@ cdef class _Merger:
         """
         cdef size_t i
         self.layer = layer.number
+        # what is touched is so by one layer
+        self.made = NONE
         self.waiting.clear()
         for i in range(layer.count):
             if layer.records[i].kind == KIND_HARDLINK:
