@@ -4,7 +4,7 @@ No rule of merging lives here, only what each entry says; union reads the record
 then sealed and immutable.
 """
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 from libcpp.algorithm cimport sort
 from libcpp.string cimport string
 from libcpp.vector cimport vector
@@ -23,6 +23,8 @@ cdef uint32_t S_IFSOCK = 0o140000
 cdef uint32_t MAX_DEPTH = 2048
 cdef Py_ssize_t MARK_LENGTH = 4
 cdef uint64_t MAX_SIZE = <uint64_t>1 << 62
+# what an int64 of ns holds
+cdef int64_t SECONDS_LIMIT = 9223372036
 
 
 def clean_path(path):
@@ -53,18 +55,29 @@ def clean_path(path):
 
 
 cdef inline bint _is_clean(const unsigned char *path, Py_ssize_t length) noexcept nogil:
-    """Whether clean_path() would return `path` as it is; false where only a closer look can say."""
-    cdef Py_ssize_t at, start = 0
-    cdef uint32_t depth = 1
+    """Whether clean_path() would return `path` as it is, a whiteout's longer name left aside."""
+    cdef Py_ssize_t at, start = 0, size
+    cdef uint32_t depth = 0
     for at in range(length + 1):
         if at == length or path[at] == 47:
-            if at == start or at - start > 255 or (path[start] == 46 and at - start <= 2):
+            size = at - start
+            if size == 0 or size > NAME_LIMIT:
                 return length == 0
+            if path[start] == 46 and (size == 1 or (size == 2 and path[start + 1] == 46)):
+                return False
             start = at + 1
             depth += 1
         elif path[at] == 0:
             return False
     return depth <= MAX_DEPTH
+
+
+cdef inline bint _is_mark(const unsigned char *path, Py_ssize_t length) noexcept nogil:
+    """Whether a clean path's last name is a whiteout's, or one that only its reader needs."""
+    cdef Py_ssize_t start = length
+    while start and path[start - 1] != 47:
+        start -= 1
+    return length - start >= MARK_LENGTH and memcmp(path + start, b".wh.", MARK_LENGTH) == 0
 
 
 cdef inline bytes _cleaned(bytes path):
@@ -105,23 +118,33 @@ cpdef int64_t parse_time(str text) except? -1:
     FormatError for what is no such time.
     """
     cdef bytes raw = text.encode()
-    cdef const unsigned char *at = raw
-    cdef Py_ssize_t length = len(raw)
+    cdef int64_t ns = 0
+    cdef int status = read_time(raw, len(raw), &ns)
+    if status == NO_TIME:
+        raise FormatError(f"{text!r} is no time")
+    if status == NO_ZONE:
+        raise FormatError(f"{text!r} has no time zone")
+    return ns
+
+
+cdef int read_time(const unsigned char *at, Py_ssize_t length, int64_t *ns) noexcept nogil:
+    """parse_time() of text that something other than a digit follows: IS_TIME, or what it is instead."""
     cdef int year, month, day, hour, minute, second, zone_hour, zone_minute
     cdef int64_t nanos = 0, scale = 100000000, seconds
     cdef Py_ssize_t pos = 19
+    ns[0] = 0
     if length == 0:
-        return 0
+        return IS_TIME
     if length < 20:
-        raise FormatError(f"{text!r} is no time")
+        return NO_TIME
     year, month, day = _number(at, 4), _number(at + 5, 2), _number(at + 8, 2)
     hour, minute, second = _number(at + 11, 2), _number(at + 14, 2), _number(at + 17, 2)
     if min(year, month, day, hour, minute, second) < 0 or not 1 <= month <= 12:
-        raise FormatError(f"{text!r} is no time")
+        return NO_TIME
     if not 1 <= day <= _month_days(year, month) or hour > 23 or minute > 59 or second > 60:
-        raise FormatError(f"{text!r} is no time")
+        return NO_TIME
     if at[4] != 45 or at[7] != 45 or at[10] not in (84, 116) or at[13] != 58 or at[16] != 58:
-        raise FormatError(f"{text!r} is no time")
+        return NO_TIME
     if at[pos] == 46 and 48 <= at[pos + 1] <= 57:
         pos += 1
         while pos < length and 48 <= at[pos] <= 57:
@@ -134,13 +157,13 @@ cpdef int64_t parse_time(str text) except? -1:
         if length == pos + 6 and at[pos + 3] == 58:
             zone_hour, zone_minute = _number(at + pos + 1, 2), _number(at + pos + 4, 2)
         if not 0 <= zone_hour <= 23 or not 0 <= zone_minute <= 59:
-            raise FormatError(f"{text!r} has no time zone")
+            return NO_ZONE
         seconds += (zone_hour * 3600 + zone_minute * 60) * (-1 if at[pos] == 43 else 1)
     elif pos != length - 1 or at[pos] not in (90, 122):
-        raise FormatError(f"{text!r} has no time zone")
-    if not -9223372036 < seconds < 9223372036:
-        return 0
-    return seconds * 1000000000 + nanos
+        return NO_ZONE
+    if -SECONDS_LIMIT < seconds < SECONDS_LIMIT:
+        ns[0] = seconds * 1000000000 + nanos
+    return IS_TIME
 
 
 cdef bytes _pack_xattrs(object xattrs):
@@ -154,13 +177,59 @@ cdef bytes _pack_xattrs(object xattrs):
     return b"".join(parts)
 
 
+cdef object _refusal(bytes path, uint32_t mode, uint64_t size):
+    """Why LayerIndex.take() does not take an object."""
+    if not path and mode & S_IFMT != S_IFDIR:
+        return FormatError("the root is not a directory")
+    if size > MAX_SIZE:
+        return FormatError(f"{path!r} has an impossible size of {size} bytes")
+    return FormatError(f"{path!r} is a symbolic link to what no link can point to")
+
+
 cdef class LayerIndex:
     """Records of one layer. add*() raise FormatError on what no tree can hold; seal() closes the table."""
 
-    cdef uint64_t _put(self, bytes data) except *:
+    cdef uint64_t _put(self, const char *data, size_t size) noexcept nogil:
         cdef uint64_t off = self.heap.size()
-        self.heap.append(<const char *>data, <size_t>len(data))
+        self.heap.append(data, size)
         return off
+
+    cdef bint take(self, Record *record, const char *path, const char *link) noexcept nogil:
+        """Add an object without attributes or a hard link, where nothing is to be said against it.
+
+        `record` has all but the places of `path` and `link`. False where only add() or add_hardlink() can tell what
+        becomes of it: then nothing was added.
+        """
+        cdef uint32_t kind = record.mode & S_IFMT
+        if not _is_clean(<const unsigned char *>path, record.path_len):
+            return False
+        if _is_mark(<const unsigned char *>path, record.path_len):
+            return False
+        if record.kind == KIND_HARDLINK:
+            if not record.path_len or not record.link_len:
+                return False
+            if not _is_clean(<const unsigned char *>link, record.link_len):
+                return False
+        elif (record.path_len == 0 and kind != S_IFDIR) or record.size > MAX_SIZE:
+            return False
+        elif kind == S_IFLNK and (not 0 < record.link_len < 4096 or memchr(link, 0, record.link_len) != NULL):
+            return False
+        self.in_mark = False
+        self._keep(record, path, link)
+        return True
+
+    cdef void _keep(self, Record *record, const char *path, const char *link) noexcept nogil:
+        cdef uint32_t kind = record.mode & S_IFMT
+        record.path_off = self._put(path, record.path_len)
+        record.chunk_first, record.chunk_count = <uint32_t>self.chunks.size(), 0
+        record.xattr_off, record.xattr_len, record.link_off = 0, 0, 0
+        if record.kind == KIND_HARDLINK or kind == S_IFLNK:
+            record.link_off = self._put(link, record.link_len)
+        else:
+            record.link_len = 0
+        if record.kind == KIND_NODE and kind != S_IFREG:
+            record.size = record.link_len
+        self.records.push_back(record[0])
 
     cpdef add(self, bytes path, uint32_t mode, uint32_t uid, uint32_t gid, uint64_t size, int64_t mtime_ns,
               uint32_t rdev, bytes link, xattrs):
@@ -170,53 +239,44 @@ cdef class LayerIndex:
         are dropped.
         """
         cdef Record record
-        cdef bytes name
+        cdef Record *added
+        cdef bytes packed = b""
         assert not self.sealed
         if mode & S_IFMT not in (S_IFDIR, S_IFREG, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK):
             raise FormatError(f"{path!r} has no type")
         path = _cleaned(path)
-        name = path[path.rfind(b"/") + 1:]
-        if name.startswith(b".wh."):
-            self._add_mark(path, name)
+        if _is_mark(path, len(path)):
+            self._add_mark(path)
             return
-        self.in_mark = False
-        record.kind = KIND_NODE
-        record.path_off, record.path_len = self._put(path), <uint32_t>len(path)
-        record.mode, record.uid, record.gid, record.rdev = mode, uid, gid, rdev
-        record.size, record.mtime_ns = size if mode & S_IFMT == S_IFREG else 0, mtime_ns
-        record.chunk_first, record.chunk_count = <uint32_t>self.chunks.size(), 0
-        record.link_off, record.link_len, record.xattr_off, record.xattr_len = 0, 0, 0, 0
-        if not path and mode & S_IFMT != S_IFDIR:
-            raise FormatError("the root is not a directory")
-        if size > MAX_SIZE:
-            raise FormatError(f"{path!r} has an impossible size of {size} bytes")
-        if mode & S_IFMT == S_IFLNK:
-            if not 0 < len(link) < 4096 or b"\0" in link:
-                raise FormatError(f"{path!r} is a symbolic link to what no link can point to")
-            record.link_off, record.link_len = self._put(link), <uint32_t>len(link)
-            record.size = <uint64_t>len(link)
         if xattrs:
             packed = _pack_xattrs(xattrs)
-            record.xattr_off, record.xattr_len = self._put(packed), <uint32_t>len(packed)
-        self.records.push_back(record)
+        memset(&record, 0, sizeof(Record))
+        record.kind, record.mode, record.uid, record.gid, record.rdev = KIND_NODE, mode, uid, gid, rdev
+        record.path_len, record.link_len = <uint32_t>len(path), <uint32_t>len(link)
+        record.size, record.mtime_ns = size, mtime_ns
+        if not self.take(&record, path, link):
+            raise _refusal(path, mode, size)
+        if packed:
+            added = &self.records.back()
+            added.xattr_off, added.xattr_len = self._put(packed, len(packed)), <uint32_t>len(packed)
 
-    def _add_mark(self, bytes path, bytes name):
+    cdef int _add_mark(self, bytes path) except -1:
         cdef Record record
+        cdef bytes name = path[path.rfind(b"/") + 1:]
         cdef bytes parent = path[:-len(name)].rstrip(b"/")
         self.in_mark = True
-        record.size, record.mtime_ns, record.link_off, record.xattr_off = 0, 0, 0, 0
-        record.link_len, record.xattr_len, record.mode, record.uid, record.gid = 0, 0, 0, 0, 0
-        record.rdev, record.chunk_first, record.chunk_count = 0, 0, 0
+        memset(&record, 0, sizeof(Record))
         if name == b".wh..wh..opq":
             record.kind = KIND_OPAQUE
             path = parent
         elif name.startswith(b".wh..wh.") or name == b".wh.":
-            return
+            return 0
         else:
             record.kind = KIND_WHITEOUT
             path = (parent + b"/" if parent else b"") + name[4:]
-        record.path_off, record.path_len = self._put(path), <uint32_t>len(path)
+        record.path_off, record.path_len = self._put(path, len(path)), <uint32_t>len(path)
         self.records.push_back(record)
+        return 0
 
     cpdef add_hardlink(self, bytes path, bytes target):
         """Another name for `target`, which this layer or one below holds."""
@@ -224,76 +284,100 @@ cdef class LayerIndex:
         path, target = _cleaned(path), _cleaned(target)
         if not path or not target:
             raise FormatError("the root is a hard link")
-        if path[path.rfind(b"/") + 1:].startswith(b".wh."):
-            self._add_mark(path, path[path.rfind(b"/") + 1:])
+        if _is_mark(path, len(path)):
+            self._add_mark(path)
             return
-        self.in_mark = False
+        memset(&record, 0, sizeof(Record))
         record.kind = KIND_HARDLINK
-        record.path_off, record.path_len = self._put(path), <uint32_t>len(path)
-        record.link_off, record.link_len = self._put(target), <uint32_t>len(target)
-        record.size, record.mtime_ns, record.xattr_off, record.xattr_len = 0, 0, 0, 0
-        record.mode, record.uid, record.gid, record.rdev = 0, 0, 0, 0
-        record.chunk_first, record.chunk_count = 0, 0
-        self.records.push_back(record)
+        record.path_len, record.link_len = <uint32_t>len(path), <uint32_t>len(target)
+        self.in_mark = False
+        self._keep(&record, path, target)
+
+    cdef bint take_chunk(self, Chunk *chunk) noexcept nogil:
+        """Add the next stretch of the entry added last, where nothing is to be said against it; as take() does."""
+        cdef Record *owner
+        cdef uint64_t end = 0
+        if self.in_mark or self.records.empty():
+            return False
+        owner = &self.records.back()
+        if owner.kind != KIND_NODE or owner.mode & S_IFMT != S_IFREG:
+            return False
+        if owner.chunk_count:
+            end = self.chunks.back().file_off + self.chunks.back().size
+        if chunk.file_off < end or chunk.size == 0:
+            return False
+        if chunk.size > owner.size or chunk.file_off > owner.size - chunk.size:
+            return False
+        if max(chunk.blob_off, chunk.inner_off) > MAX_SIZE:
+            return False
+        self.chunks.push_back(chunk[0])
+        owner.chunk_count += 1
+        return True
 
     cpdef add_chunk(self, uint64_t file_off, uint64_t size, uint64_t blob_off, uint64_t inner_off, digest):
         """The next stretch of the entry added last, in ascending order; what no chunk covers reads as zeros."""
         cdef Chunk chunk
-        cdef Record *owner
-        cdef uint64_t end = 0
         cdef bytes raw
         if self.in_mark:
             return
-        if self.records.empty():
-            raise FormatError("a chunk comes before any file")
-        owner = &self.records.back()
-        if owner.kind != KIND_NODE or owner.mode & S_IFMT != S_IFREG:
-            raise FormatError("a chunk belongs to what is no regular file")
-        if owner.chunk_count:
-            end = self.chunks.back().file_off + self.chunks.back().size
-        if file_off < end or size == 0 or size > owner.size or file_off > owner.size - size:
-            path = <bytes>self.heap.substr(owner.path_off, owner.path_len)
-            raise FormatError(f"a chunk of {path!r} lies outside of the file or overlaps another")
-        if max(blob_off, inner_off) > MAX_SIZE:
-            raise FormatError("a chunk's offset is impossible")
+        memset(&chunk, 0, sizeof(Chunk))
         chunk.file_off, chunk.size, chunk.blob_off, chunk.inner_off = file_off, size, blob_off, inner_off
-        chunk.blob_end, chunk.layer, chunk.inode, chunk.has_digest = 0, 0, 0, digest is not None
-        memset(chunk.digest, 0, 32)
         if digest is not None:
             raw = digest
             if len(raw) != 32:
                 raise FormatError("a chunk's digest is no SHA-256")
+            chunk.has_digest = 1
             memcpy(chunk.digest, <const char *>raw, 32)
-        self.chunks.push_back(chunk)
-        owner.chunk_count += 1
+        if not self.take_chunk(&chunk):
+            raise self._chunk_refusal(&chunk)
+
+    cdef object _chunk_refusal(self, const Chunk *chunk):
+        """Why take_chunk() did not take it."""
+        cdef const Record *owner
+        if self.records.empty():
+            return FormatError("a chunk comes before any file")
+        owner = &self.records.back()
+        if owner.kind != KIND_NODE or owner.mode & S_IFMT != S_IFREG:
+            return FormatError("a chunk belongs to what is no regular file")
+        if max(chunk.blob_off, chunk.inner_off) > MAX_SIZE:
+            return FormatError("a chunk's offset is impossible")
+        path = <bytes>self.heap.substr(owner.path_off, owner.path_len)
+        return FormatError(f"a chunk of {path!r} lies outside of the file or overlaps another")
 
     def seal(self, uint64_t data_end):
         """Close the table: each chunk's member ends where the next one begins, the last one at `data_end`."""
-        cdef vector[uint64_t] offsets
-        cdef size_t i
-        cdef uint64_t previous = 0
+        cdef uint64_t last
+        with nogil:
+            last = self._end_members(data_end)
+        if last >= data_end and not self.chunks.empty():
+            raise FormatError(f"a chunk begins at {last}, behind the layer's data")
+        self.sealed = True
+
+    cdef uint64_t _end_members(self, uint64_t data_end) noexcept nogil:
+        """Where the last member begins."""
         cdef vector[uint64_t] starts
+        cdef size_t i
+        cdef uint64_t last
+        starts.reserve(self.chunks.size() + 1)
         for i in range(self.chunks.size()):
-            offsets.push_back(self.chunks[i].blob_off)
-        sort(offsets.begin(), offsets.end())
-        for i in range(offsets.size()):
-            if i == 0 or offsets[i] != previous:
-                starts.push_back(offsets[i])
-            previous = offsets[i]
-        if not starts.empty() and starts.back() >= data_end:
-            raise FormatError(f"a chunk begins at {starts.back()}, behind the layer's data")
+            starts.push_back(self.chunks[i].blob_off)
+        sort(starts.begin(), starts.end())
+        last = 0 if starts.empty() else starts.back()
+        if last >= data_end:
+            return last
         starts.push_back(data_end)
         for i in range(self.chunks.size()):
             self.chunks[i].blob_end = _next_start(starts, self.chunks[i].blob_off)
         self.records.shrink_to_fit()
         self.chunks.shrink_to_fit()
-        self.sealed = True
+        return last
 
     def clear(self):
-        """Drop all records, once they have been merged: nothing else needs them."""
+        """Drop all records."""
         vector[Record]().swap(self.records)
         vector[Chunk]().swap(self.chunks)
         string().swap(self.heap)
+        self.in_mark = False
 
     @property
     def counts(self):

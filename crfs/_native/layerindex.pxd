@@ -35,10 +35,22 @@ cdef class LayerIndex:
     cdef bint sealed
     # the entry added last was a mark or reserved, and so are its chunks
     cdef bint in_mark
-    cdef uint64_t _put(self, bytes data) except *
+    cdef uint64_t _put(self, const char *data, size_t size) noexcept nogil
+    cdef bint take(self, Record *record, const char *path, const char *link) noexcept nogil
+    cdef bint take_chunk(self, Chunk *chunk) noexcept nogil
+    cdef void _keep(self, Record *record, const char *path, const char *link) noexcept nogil
+    cdef int _add_mark(self, bytes path) except -1
+    cdef object _chunk_refusal(self, const Chunk *chunk)
+    cdef uint64_t _end_members(self, uint64_t data_end) noexcept nogil
     cpdef add(self, bytes path, uint32_t mode, uint32_t uid, uint32_t gid, uint64_t size, int64_t mtime_ns,
               uint32_t rdev, bytes link, xattrs)
     cpdef add_hardlink(self, bytes path, bytes target)
     cpdef add_chunk(self, uint64_t file_off, uint64_t size, uint64_t blob_off, uint64_t inner_off, digest)
 
+cdef enum:
+    IS_TIME = 0
+    NO_TIME = 1
+    NO_ZONE = 2
+
+cdef int read_time(const unsigned char *at, Py_ssize_t length, int64_t *ns) noexcept nogil
 cpdef int64_t parse_time(str text) except? -1

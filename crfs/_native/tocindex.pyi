@@ -1,4 +1,4 @@
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from crfs._native.layerindex import LayerIndex
 from crfs.errors import FormatError
@@ -6,4 +6,6 @@ from crfs.formats.toc import TocEntry
 
 class LossyTocError(FormatError): ...
 
-def fill_index(index: LayerIndex, entries: Iterable[TocEntry], hidden: Container[str]) -> dict[str, int]: ...
+def fill_index(
+    index: LayerIndex, json: bytes, iter_toc: Callable[[bytes], Iterable[TocEntry]], hidden: Collection[str]
+) -> dict[str, int]: ...

@@ -162,7 +162,7 @@ class TocFinder:
             json = unpack()
             self._voucher.check_json(json)
             index = LayerIndex()
-            hidden = fill_index(index, iter_toc(json), RESERVED_NAMES)
+            hidden = fill_index(index, json, iter_toc, RESERVED_NAMES)
             index.seal(data_end)
             return index, min(hidden.get(PREFETCH_LANDMARK, 0), data_end)
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,11 +30,15 @@ def encode(entries: list[Json]) -> bytes:
     return json.dumps({"version": 1, "entries": entries}).encode()
 
 
-def index(*entries: Json) -> LayerIndex:
+def read(toc: bytes) -> LayerIndex:
     found = LayerIndex()
-    fill_index(found, iter_toc(encode(list(entries))), RESERVED_NAMES)
+    fill_index(found, toc, iter_toc, RESERVED_NAMES)
     found.seal(TOC_OFF)
     return found
+
+
+def index(*entries: Json) -> LayerIndex:
+    return read(encode(list(entries)))
 
 
 def tree(*entries: Json) -> Tree:
@@ -75,6 +80,7 @@ _ODD = st.one_of(
     st.sampled_from(["x" * 300, "x\0y", "..", "/", ".wh.", {"user.a": "YQ=="}, {"": "YQ=="}, {"a\0": ""}]),
     st.integers(-5, 3000),
 )
+_BYTES = st.sampled_from(b'"{}[]:,\\ \n\0-.e019aZ/\x7f\x80\xff')
 _KEYS = st.sampled_from(
     [
         *(
@@ -193,6 +199,63 @@ def test_kernel_and_oracle_agree(entries: list[Json]) -> None:
     """Also: whatever a TOC says, the answer is an index or a FormatError."""
     kernel = _outcome(lambda: index(*entries))
     assert kernel == _outcome(lambda: index_toc(encode(entries), TOC_OFF))
+
+
+def _escaped(entries: list[Json]) -> bytes:
+    """Every letter of a string as a number."""
+    text = json.dumps({"version": 1, "entries": entries}, ensure_ascii=False)
+    words = iter(re.split(r'("(?:[^"\\]|\\.)*")', text))
+    return "".join(word if word[:1] != '"' else _as_numbers(word) for word in words).encode()
+
+
+def _as_numbers(word: str) -> str:
+    raw = str(json.loads(word)).encode("utf-16-be")
+    return '"' + "".join(f"\\u{raw[at]:02x}{raw[at + 1]:02x}" for at in range(0, len(raw), 2)) + '"'
+
+
+WRITERS: dict[str, Callable[[list[Json]], bytes]] = {
+    "compact": lambda entries: json.dumps({"version": 1, "entries": entries}, separators=(",", ":")).encode(),
+    "indented": lambda entries: (
+        json.dumps({"version": 1, "entries": entries}, indent="\t").encode() + b"\r\n "
+    ),
+    "UTF-8": lambda entries: json.dumps({"version": 1, "entries": entries}, ensure_ascii=False).encode(),
+    "escaped": _escaped,
+    "another order": lambda entries: json.dumps({"entries": entries, "version": 1}).encode(),
+    "more": lambda entries: json.dumps({"version": 1, "entries": entries, "more": [{}]}).encode(),
+    "more in entries": lambda entries: encode([{"more": {"a": ['"}\\', 1.5]}, **entry} for entry in entries]),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@settings(max_examples=60, deadline=None)
+@given(entries=tocs())
+def test_it_does_not_matter_how_a_toc_is_written(writer: str, entries: list[Json]) -> None:
+    assert _outcome(lambda: read(WRITERS[writer](entries))) == _outcome(lambda: index(*entries))
+
+
+@settings(max_examples=300, deadline=None)
+@given(entries=tocs(), data=st.data())
+def test_damaged_json_is_to_the_kernel_what_it_is_to_the_oracle(
+    entries: list[Json], data: st.DataObject
+) -> None:
+    toc = bytearray(WRITERS["compact"](entries))
+    at = data.draw(st.integers(0, len(toc) - 1))
+    match data.draw(st.sampled_from(["change", "cut", "drop", "add"])):
+        case "change":
+            toc[at] = data.draw(_BYTES)
+        case "cut":
+            del toc[at:]
+        case "drop":
+            del toc[at]
+        case _:
+            toc.insert(at, data.draw(_BYTES))
+    damaged = bytes(toc)
+    assert _outcome(lambda: read(damaged)) == _outcome(lambda: index_toc(damaged, TOC_OFF))
+
+
+def test_nothing_stays_of_a_toc_that_turns_out_to_be_written_otherwise() -> None:
+    toc = json.dumps({"version": 1, "entries": [file("f", 9), {"name": ".wh.x", "type": "reg"}], "more": 1})
+    assert read(toc.encode()).counts == (2, 1)
 
 
 @settings(max_examples=60, deadline=None)
