@@ -166,13 +166,20 @@ def open_target(to: Source, access: Access, network: Network) -> Target:
                 raise UsageError(f"{to}: a digest can't be chosen for what is written")
             return LayoutTarget(Path(to.directory), to.name)
         case ArchiveReference():
-            return ArchiveTarget(Path(to.path), to.name, docker=to.transport == "docker-archive")
+            return ArchiveTarget(_file(to.path), to.name, docker=to.transport == "docker-archive")
         case UrlSource():
             raise UsageError(f"{to}: nothing can be written to a URL; a registry is docker://HOST/REPO:TAG")
         case FileSource():
             if os.path.isdir(to.path):
                 raise UsageError(f"{to.path}: a layer is written to a file, an image to oci:{to.path}")
-            return BlobFileTarget(Path(to.path))
+            return BlobFileTarget(_file(to.path))
+
+
+def _file(path: str) -> Path:
+    """The file to write, which a new one takes the place of: that must not happen to /dev/null."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path}: is no regular file, and can't be replaced by one")
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
 
 
 def _need_one_layer(network: Network, source: ImageSource, platform: Any) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import re
 import subprocess
@@ -220,6 +221,17 @@ def test_file_holds_the_layer(place: Place) -> None:
     assert (place.dir / "y.tar").read_bytes() == LAYERS[0]
 
 
+def test_link_to_a_file_stays_one(place: Place) -> None:
+    (place.dir / "x.tar").write_bytes(LAYERS[0])
+    for scheme in ("", "oci-archive:"):
+        (place.dir / "file").write_bytes(b"older")
+        (place.dir / "link").symlink_to("file")
+        place.convert(str(place.dir / "x.tar"), f"{scheme}{place.dir}/link")
+        assert (place.dir / "link").is_symlink()
+        assert (place.dir / "file").stat().st_size > len("older")
+        (place.dir / "link").unlink()
+
+
 @pytest.mark.warns(
     "a TOC can't hold .*; it is written without a TOC", "a file 'stargz.index.json' of its own"
 )
@@ -384,6 +396,18 @@ def test_should_fail_where_no_more_can_be_written(place: Place, options: list[st
     assert (done.returncode, done.stdout) == (1, b"")
     assert re.fullmatch(rb"crfs: [^\n]*File too large\n", done.stderr)
     assert not [path for path in (place.dir / "made").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("scheme", ["", "oci-archive:", "docker-archive:"])
+def test_should_fail_target_that_is_no_file(place: Place, scheme: str) -> None:
+    """What is no file is not replaced by one."""
+    os.mkfifo(place.dir / "fifo")
+    (place.dir / "link").symlink_to("fifo")
+    for name in ("fifo", "link"):
+        told = place.refuse(place.layout(f"seed-{name}", LAYERS[:1]), f"{scheme}{place.dir}/{name}")
+        assert "is no regular file" in told
+    assert (place.dir / "fifo").is_fifo()
+    assert (place.dir / "link").is_symlink()
 
 
 def test_should_fail_without_permission_to_push(
