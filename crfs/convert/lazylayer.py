@@ -8,8 +8,7 @@ bounded memory, but for the TOC. The same entries and options give the same byte
 import enum
 import hashlib
 import tarfile
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import IO
 
@@ -20,6 +19,7 @@ from crfs.convert.headers import OwnerNames, WrittenEntry, describe, is_plain, n
 from crfs.convert.landmarks import check_reserved, drop_reserved, landmark
 from crfs.convert.members import MemberWriter, Placed, Sink
 from crfs.convert.packing import Pack, gzip_packer, zstd_packer
+from crfs.convert.tocwriter import TocWriter
 from crfs.errors import FormatError, UnsupportedError
 from crfs.formats.digest import sha256_digest
 from crfs.formats.footer import FooterKind, build_footer
@@ -132,26 +132,6 @@ def write_layer(
     return writer.finish(tail() if options.keep_tar else _END)
 
 
-class _Toc:
-    """The TOC's JSON as far as it is known: an entry is encoded once all of its chunks are placed."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[Sequence[WrittenEntry], list[int]]] = deque()
-        self._done: list[bytes] = []
-
-    def add(self, group: Sequence[WrittenEntry], unplaced: list[int]) -> None:
-        """An entry and its chunks; the one number in `unplaced` says how many of them wait for their place."""
-        self._waiting.append((group, unplaced))
-        while self._waiting and self._waiting[0][1][0] == 0:
-            self._done += map(msgspec.json.encode, self._waiting.popleft()[0])
-
-    def finish(self) -> bytes:
-        """All of it."""
-        for group, _ in self._waiting:
-            self._done += map(msgspec.json.encode, group)
-        return b'{"version":1,"entries":[' + b",".join(self._done) + b"]}"
-
-
 class _Writer:
     """A layer under way: entries in, members and a TOC out."""
 
@@ -161,7 +141,7 @@ class _Writer:
         self._pack: Pack = (zstd_packer if options.kind.is_zstd else gzip_packer)(options.level)
         self._members = MemberWriter(out, self._pack, pool)
         self._names = OwnerNames()
-        self._toc = _Toc()
+        self._toc = TocWriter()
 
     def add(self, entry: TarEntry) -> None:
         """Write the entry's header and payload, and note it in the TOC."""
@@ -175,7 +155,7 @@ class _Writer:
         elif info.isreg():
             described.digest = f"sha256:{hashlib.sha256().hexdigest()}"
         if not (self._options.keep_tar and entry.name in RESERVED_NAMES):
-            self._toc.add(group, unplaced)
+            self._toc.add(entry.name, group, unplaced)
 
     def _header(self, entry: TarEntry, info: tarfile.TarInfo) -> bytes:
         """The header's own blocks, where they say neither more nor less than `info`."""
