@@ -17,7 +17,7 @@ from benches.processes import await_idle
 
 # any image that is not asked about, and when its mount's warm process begins to load what others will need
 _OTHER = "quirks"
-_PRELOADS_AFTER = 2.2
+_PRELOADS_AFTER = 2.7
 
 
 @dataclass(frozen=True, slots=True)

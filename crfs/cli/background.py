@@ -3,11 +3,13 @@
 import contextlib
 import importlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 from crfs.cli.handedover import OVERLAYFS, flush
 from crfs.mount import daemon
-from crfs.mount.handover import DISABLE
+from crfs.mount.door import Door
+from crfs.mount.handover import take_door
 
 # programs that are handed over, and where their main() is
 _PROGRAMS = {"crfs": "crfs.cli.main", OVERLAYFS: "crfs.cli.overlayfs"}
@@ -27,30 +29,45 @@ _PRELOADED = (
 
 
 def run_in_background(work: Callable[[Callable[[int], None]], None], *, warm: bool = True) -> None:
-    """daemon.run_in_background(); then leave a warm process, unless there is one or it isn't wanted."""
+    """daemon.run_in_background(); and leave a warm process, if that is ours to do and wanted."""
     with leaving_warm(wanted=warm):
         daemon.run_in_background(work)
 
 
 @contextlib.contextmanager
 def leaving_warm(*, wanted: bool = True) -> Iterator[int]:
-    """After a mount that is made meanwhile, leave a warm process, unless there is one or it isn't `wanted`.
+    """While a mount is made, leave a warm process, if that is ours to do (crfs.mount.handover) and `wanted`.
 
-    It stays for as long as somebody has the descriptor open, which children inherit.
+    It stays for as long as somebody has the descriptor open, which children inherit; not where the mount fails.
     """
     lifeline, held = os.pipe()
-    yield held
-    os.close(held)
-    if wanted and not os.environ.get(DISABLE):
-        _fork_warm(lifeline)
+    door = take_door()
+    warm = None
+    if door is not None:
+        if wanted:
+            # now: others who want a mount, too, wait for it
+            warm = _fork_warm(lifeline, door)
+            door.leave()
+        else:
+            door.close()
     os.close(lifeline)
+    us = os.getpid()
+    try:
+        yield held
+    except BaseException:
+        if warm is not None and os.getpid() == us:
+            os.kill(warm, signal.SIGTERM)
+        raise
+    finally:
+        os.close(held)
 
 
-def _fork_warm(lifeline: int) -> None:
+def _fork_warm(lifeline: int, door: Door) -> int:
     """Leave a process behind, of which the caller's files are let go at once: somebody may wait for their end."""
     flush()
-    if os.fork():
-        return
+    pid = os.fork()
+    if pid:
+        return pid
     try:
         os.setsid()
         os.chdir("/")
@@ -59,7 +76,7 @@ def _fork_warm(lifeline: int) -> None:
             os.dup2(null, number)
         from crfs.mount.warm import be_warm
 
-        be_warm({name: _main(module) for name, module in _PROGRAMS.items()}, _preload, lifeline)
+        be_warm({name: _main(module) for name, module in _PROGRAMS.items()}, _preload, lifeline, door)
     finally:
         os._exit(0)
 

@@ -20,10 +20,10 @@ from crfs.errors import CrfsError, MountError
 from crfs.fuse.contenttree import ContentTree
 from crfs.fuse.session import interruptible, serve
 from crfs.image.report import Report
+from crfs.mount.door import Door
 from crfs.mount.engines.erofs import Overlays, OverTree, Trees, open_contents
 from crfs.mount.engines.places import private_place
 from crfs.mount.fuse import MountRequest
-from crfs.mount.joining import Door
 from crfs.mount.memory import settle
 from crfs.mount.server import Server, Uses
 from crfs.overlay.spec import UpperSpec

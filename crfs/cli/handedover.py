@@ -8,7 +8,7 @@ import os
 import sys
 from _collections_abc import Callable, Sequence
 
-from crfs.mount.handover import hand_over
+from crfs.mount.handover import hand_over, take_door
 
 NO_SERVER = "--no-server"
 OVERLAYFS = "crfs-overlayfs"
@@ -24,7 +24,13 @@ def run_or_hand_over(program: str, argv: Sequence[str], run: Callable[[Sequence[
     """Our own command line, by a warm process or by `run`, to the end of this process."""
     status = hand_over_mount(program, argv)
     if status is None:
-        status = run(argv)
+        try:
+            status = run(argv)
+        finally:
+            door = take_door()
+            if door is not None:
+                # no warm process was left
+                door.close()
     flush()
     # to take an interpreter to pieces that has loaded all that a mount needs takes as long as the mount
     os._exit(status)

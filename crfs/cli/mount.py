@@ -32,7 +32,7 @@ from crfs.mount.mountpoint import claim
 if TYPE_CHECKING:
     from crfs.cli.upper import Stack
     from crfs.cli.wishes import Wish
-    from crfs.mount.joining import Door
+    from crfs.mount.door import Door
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -24,9 +24,10 @@ from crfs.cli.services import Settings, settings_of
 from crfs.errors import EngineRefused
 from crfs.formats.reference import Source
 from crfs.mount.daemon import Ready, leave, start_daemon
+from crfs.mount.door import Door
 from crfs.mount.engines.choice import AUTO, Choice, fallen_back
 from crfs.mount.handover import DISABLE, IS_WARM, identity
-from crfs.mount.joining import Door, ask
+from crfs.mount.joining import ask
 from crfs.overlay.spec import UpperSpec
 
 if TYPE_CHECKING:

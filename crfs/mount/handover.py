@@ -12,9 +12,11 @@ import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import sys
+import time
 from _collections_abc import Iterator, Sequence
 
 from crfs.blobs.runtimeplace import runtime_place
+from crfs.mount.door import Door, open_door
 
 DISABLE = "CRFS_NO_SERVER"
 # its value in what a warm process runs
@@ -22,6 +24,9 @@ IS_WARM = "warm"
 READY, GO = b"R", b"G"
 # a warm process answers at once or is of no use
 ANSWER_SECONDS = 2.0
+# somebody who holds a door's lock listens there within a moment
+_LOOK_SECONDS = 0.002
+_LOOKS = 50
 # what the head of a request says: how many words the command line has, and the umask; and what else is sent
 NUMBER_BYTES = 4
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -89,24 +94,53 @@ def socket_path(described: bytes) -> str:
 def hand_over(program: str, argv: Sequence[str]) -> int | None:
     """Have a warm process run the command line with our files, directory and environment.
 
-    Its exit status, or None where there is no warm process: then nothing has been done.
+    Its exit status, or None where there is no warm process: then nothing has been done, but that one may be left by us
+    (take_door).
     """
     if os.environ.get(DISABLE):
         return None
     try:
         described = identity()
-        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        connection = _connect(socket_path(described))
     except OSError:
         return None
+    if connection is None:
+        return None
     try:
-        connection.settimeout(ANSWER_SECONDS)
-        connection.connect(socket_path(described))
         _request(connection, described, program, argv)
         return _outcome(connection)
     except (OSError, EOFError):
         return None
     finally:
         connection.close()
+
+
+_door: Door | None = None
+
+
+def take_door() -> Door | None:
+    """Where a warm process is to listen: the caller's from now on. Those who find it wait for that."""
+    global _door
+    door, _door = _door, None
+    return door
+
+
+def _connect(path: str) -> _socket.socket | None:
+    """To a warm process, or one that is about to be; None where it is to be ours, or there is none. OSError."""
+    global _door
+    for _ in range(_LOOKS):
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        connection.settimeout(ANSWER_SECONDS)
+        try:
+            connection.connect(path)
+            return connection
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+        _door = open_door(path)
+        if _door is not None:
+            return None
+        time.sleep(_LOOK_SECONDS)
+    return None
 
 
 def _request(connection: _socket.socket, described: bytes, program: str, argv: Sequence[str]) -> None:

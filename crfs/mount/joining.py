@@ -7,7 +7,6 @@ taken down again.
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
@@ -20,12 +19,12 @@ from msgspec import Struct
 
 from crfs.blobs.directories import runtime_directory
 from crfs.errors import CrfsError, EngineRefused, MountError, UsageError
+from crfs.mount.door import Door, open_door
 from crfs.mount.handover import peer_uid
 
 WISH_MAX = 1 << 17
 ANSWER_MAX = 1 << 16
 TAKEN = b"T"
-_BACKLOG = 1024
 # a server that ends, or is killed, in the middle of it
 _TRIES = 5
 # somebody who holds the lock and does not listen yet will soon, or is about to end
@@ -51,39 +50,9 @@ def answer_of(error: CrfsError) -> Answer:
     return Answer(name, str(error))
 
 
-class Door:
-    """Where a server listens, and the lock that says that nobody else does. close() from any thread."""
-
-    def __init__(self, listener: socket.socket, lock: int, path: Path) -> None:
-        self.listener = listener
-        self._lock = lock
-        self._path = path
-
-    def close(self) -> None:
-        """Let nobody in any more, and another one listen here."""
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-        # wakes who waits for the next, as close() would not
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        with contextlib.suppress(OSError):
-            _lock_path(self._path).unlink()
-        self.leave()
-
-    def leave(self) -> None:
-        """Close what this process has of it; another one goes on."""
-        self.listener.close()
-        os.close(self._lock)
-
-
 def socket_path(key: bytes) -> Path:
     """Where the server of these mounts listens."""
     return runtime_directory() / f"server-{sha256(key).hexdigest()[:16]}.sock"
-
-
-def _lock_path(path: Path) -> Path:
-    return path.with_suffix(".lock")
 
 
 # makes a server, in another process, and returns when that is at work; the connection is only the caller's
@@ -117,7 +86,7 @@ def _connection(key: bytes, wish: bytes, held: int, start: Start) -> socket.sock
         connection = _told(path, wish, held)
         if connection is not None:
             return connection
-        door = _open_door(path)
+        door = open_door(os.fspath(path))
         if door is not None:
             # before the fork: the server then finds it, and need not wait
             connection = _told(path, wish, held)
@@ -144,29 +113,6 @@ def _told(path: Path, wish: bytes, held: int) -> socket.socket | None:
         raise MountError(f"{path}: {error.strerror}") from error
     connection.close()
     return None
-
-
-def _open_door(path: Path) -> Door | None:
-    """None where somebody else has it."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(_lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # the one before may have removed it in between
-        if os.stat(_lock_path(path)).st_ino != os.fstat(lock).st_ino:
-            raise FileNotFoundError
-    except (BlockingIOError, FileNotFoundError):
-        os.close(lock)
-        return None
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = os.umask(0o177)
-    try:
-        listener.bind(os.fspath(path))
-    finally:
-        os.umask(before)
-    listener.listen(_BACKLOG)
-    return Door(listener, lock, path)
 
 
 def _answer(connection: socket.socket) -> Answer | None:

@@ -14,8 +14,9 @@ import msgspec
 
 from crfs.blobs.threads import leave_signals
 from crfs.errors import CrfsError, MountError
+from crfs.mount.door import Door
 from crfs.mount.handover import peer_uid
-from crfs.mount.joining import TAKEN, WISH_MAX, Answer, Door, answer_of
+from crfs.mount.joining import TAKEN, WISH_MAX, Answer, answer_of
 
 log = logging.getLogger(__name__)
 Gone = Callable[[], bool]
@@ -66,18 +67,20 @@ class Server:
 
     def start(self) -> None:
         """Begin to let in."""
-        threading.Thread(target=self._let_in, name="crfs-door", daemon=True).start()
+        listener = socket.socket(fileno=os.dup(self._door.listener.fileno()))
+        threading.Thread(target=self._let_in, args=(listener,), name="crfs-door", daemon=True).start()
         timer = threading.Timer(_FIRST_SECONDS, self._uses.end_if_none)
         timer.daemon = True
         timer.start()
 
-    def _let_in(self) -> None:
+    def _let_in(self, listener: socket.socket) -> None:
         leave_signals()
         while True:
             try:
-                connection, _ = self._door.listener.accept()
+                connection, _ = listener.accept()
             except OSError:
                 # closed: the end
+                listener.close()
                 return
             if peer_uid(connection) != os.geteuid() or not self._uses.begin():
                 # he starts another one

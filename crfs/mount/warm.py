@@ -1,7 +1,8 @@
 """A process that has everything imported and forks a child for each command line that is handed to it.
 
 It never starts a thread, opens nothing and mounts nothing by itself. It is begun by a command that was not handed
-over, has that one's identity (crfs.mount.handover), and ends IDLE_SECONDS after its last mount.
+over and has opened the door for it, has that one's identity (crfs.mount.handover), and ends IDLE_SECONDS after its last
+mount.
 """
 
 import contextlib
@@ -15,13 +16,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from msgspec import Struct, field
 from setproctitle import setproctitle
 
 from crfs.mount import daemon
+from crfs.mount.door import Door, lock_path, remove
 from crfs.mount.handover import (
     ANSWER_SECONDS,
     DISABLE,
@@ -33,14 +34,15 @@ from crfs.mount.handover import (
     number_from_bytes,
     number_to_bytes,
     peer_uid,
-    socket_path,
 )
 
 Programs = Mapping[str, Callable[[Sequence[str]], int]]
 IDLE_SECONDS = 5.0
-# programs that have just been started have the machine to themselves before more is imported here
-_PRELOAD_AFTER = 2.0
+# the first mount, and programs that are just started, have the machine to themselves before more is imported here
+_PRELOAD_AFTER = 2.5
 _MESSAGE_MAX = 1 << 20
+# above what files are kept as
+_HIGH = 16
 _FILES = 4
 
 
@@ -54,33 +56,31 @@ class Call(Struct, frozen=True):
     files: Sequence[int]
 
 
-def be_warm(programs: Programs, preload: Callable[[], None], lifeline: int) -> None:
-    """Wait for command lines until there have been none for long enough; at once, where another one does already.
+def be_warm(programs: Programs, preload: Callable[[], None], lifeline: int, door: Door) -> None:
+    """Wait for command lines at a door until there have been none for long enough.
 
     The caller is a process without threads that was forked for it. `preload` imports what has not been needed so far.
-    `lifeline` is the read end of a pipe that lives as long as a mount; all other files are closed.
+    `lifeline` is the read end of a pipe that lives as long as a mount; all files but these are closed.
     """
-    os.dup2(lifeline, 3)
-    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-    described = identity()
-    path = Path(socket_path(described))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    os.umask(0o077)
-    listener.bind(os.fspath(path))
-    listener.listen(64)
+    lifeline, listening, lock = _keep_only(lifeline, door.listener.fileno(), door.lock)
+    listener = socket.socket(fileno=listening)
     setproctitle("crfs: warm, for the next mount")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     gc.freeze()
     try:
-        _Warm(programs, described, listener, [3], [lock]).run(preload)
+        _Warm(programs, identity(), listener, [lifeline], [lock]).run(preload)
     finally:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".lock").unlink(missing_ok=True)
+        remove(door.path)
+        remove(lock_path(door.path))
+
+
+def _keep_only(*files: int) -> list[int]:
+    """Close all files but the standard ones and these; what they are then."""
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _HIGH) for file in files]
+    kept = [os.dup2(file, number, inheritable=False) for number, file in enumerate(high, 3)]
+    os.closerange(3 + len(files), os.sysconf("SC_OPEN_MAX"))
+    return kept
 
 
 class _Warm(Struct):

@@ -99,6 +99,29 @@ def test_second_mount_is_made_by_it_and_it_ends_with_the_last(source: str, warm:
     warm.expect_nothing(IDLE_SECONDS + 5)
 
 
+def test_mounts_at_once_wait_for_the_one_that_the_first_leaves(source: str, warm: Crfs) -> None:
+    places = [warm.new_directory() for _ in range(6)]
+    started = [warm.start("mount", *FUSE, source, where) for where in places]
+    assert [process.wait(30) for process in started] == [0] * len(started)
+    wait_for_warm(warm)
+    assert sum(title.startswith("crfs mount ") for title in titles(warm)) == len(places) - 1
+    for where in places:
+        check(where)
+
+
+def test_mounts_that_wait_for_one_that_fails_are_made_all_the_same(source: str, warm: Crfs) -> None:
+    """The first has opened the door and is stopped before it leaves anybody there."""
+    where = warm.new_directory()
+    command = [COMMAND[0], "-P", "-c", _OPENS_AND_ENDS]
+    with subprocess.Popen(command, env=warm.environment, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"\n"
+        second = warm.start("mount", *FUSE, source, where)
+        assert first.stdout.readline() == b"\n"
+    assert second.wait(30) == 0
+    check(where)
+
+
 def test_directory_environment_and_umask_are_the_caller_s(source: str, warm: Crfs) -> None:
     warm.mount(source)
     wait_for_warm(warm)
@@ -146,7 +169,8 @@ def test_signal_to_the_caller_ends_the_mount(
 ) -> None:
     warm.mount(source)
     pid = wait_for_warm(warm)
-    with FaultProxy(f"http://{registry.address}", Stall(path="/blobs/")) as proxy:
+    # what lies below the manifest may be in the cache by now
+    with FaultProxy(f"http://{registry.address}", Stall(path="/manifests/")) as proxy:
         where = warm.new_directory()
         process = warm.start("mount", *FUSE, source.replace(registry.address, proxy.host), where)
         # a mount, the warm process, the caller, and the mount that isn't one yet
@@ -158,6 +182,17 @@ def test_signal_to_the_caller_ends_the_mount(
     assert not os.path.ismount(where)
 
 
+# a command that opens the door for a warm process, and ends when somebody has come
+_OPENS_AND_ENDS = """
+import select
+from crfs.mount.door import open_door
+from crfs.mount.handover import identity, socket_path
+door = open_door(socket_path(identity()))
+print(flush=True)
+select.select([door.listener], [], [])
+print(flush=True)
+door.close()
+"""
 # a warm process that is ended when it has just been told to begin
 _ENDED_AT_GO = """
 import os, socket
