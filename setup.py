@@ -27,6 +27,7 @@ KERNELS: dict[str, list[str]] = {
     "lowernames": [],
     "listing": [],
     "copies": [],
+    "keeping": [],
     "status": [],
     "contents": ["crypto"],
     "erofs": [],

@@ -39,7 +39,9 @@ cdef extern from "<sys/stat.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     int O_ACCMODE
+    int AT_FDCWD
     int O_RDONLY
+    int O_WRONLY
     int O_RDWR
     int O_CREAT
     int O_EXCL

@@ -57,10 +57,14 @@ class CacheDirectory:
             os.close(self._session)
             self._session = None
 
+    def staged_path(self) -> str:
+        """Where a file can be written before it has its name; a crash of this process leaves nothing there."""
+        return f"{self.root}/tmp/{self._token}-{next(self._count)}"
+
     @contextlib.contextmanager
     def staged(self) -> Iterator[IO[bytes]]:
         """A file under tmp/ that is gone afterwards unless publish() renamed it."""
-        path = f"{self.root}/tmp/{self._token}-{next(self._count)}"
+        path = self.staged_path()
         try:
             with open(path, "xb", opener=_private) as file:
                 yield file

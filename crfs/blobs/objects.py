@@ -37,10 +37,14 @@ class Objects:
         """Where a content of that name (`ab/abcd...`) is, or would be."""
         return f"{self.root}/{name}"
 
+    def chunk_path(self, digest: bytes) -> str:
+        """The other name of a chunk."""
+        name = digest.hex()
+        return self.path(f"{name[:2]}/{name}")
+
     def share(self, digest: bytes, chunk: str) -> None:
         """Give a chunk, just verified, its other name."""
-        name = digest.hex()
-        path = self.path(f"{name[:2]}/{name}")
+        path = self.chunk_path(digest)
         with contextlib.suppress(OSError):
             os.utime(chunk, ns=(time.time_ns(), VERIFIED_NS))
             try:

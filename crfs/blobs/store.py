@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from crfs._native.inflate import check_sha256
+from crfs._native.keeping import keep
 from crfs.blobs.cachedir import CacheDirectory, open_cache_directory
 from crfs.blobs.eviction import Keeper, Limits
 from crfs.blobs.objects import VERIFIED_NS, Objects
@@ -114,18 +115,19 @@ class Store:
         if os.path.exists(path) or (self._keeper is not None and not self._keeper.may_write()):
             return
         try:
-            with self.directory.staged() as staged:
-                staged.write(data)
-                self.directory.publish(staged, path)
+            self._keep(digest, data, path)
         except OSError as error:
             if not self._full:
                 self._full = True
                 log.warning("the cache %s takes no more: %s", self._root, error.strerror)
             return
         self._trusted[digest] = time.monotonic()
-        self._share(digest, path)
         if self._keeper is not None:
             self._keeper.wrote(len(data))
+
+    def _keep(self, digest: bytes, data: bytes, path: str) -> None:
+        other = None if self.objects is None else os.fsencode(self.objects.chunk_path(digest))
+        keep(os.fsencode(path), os.fsencode(self.directory.staged_path()), data, other, VERIFIED_NS)
 
     def publish_object(self, staged: IO[bytes], name: str) -> None:
         """Keep a staged file as the content of that name, which whoever wrote it has verified. OSError."""
