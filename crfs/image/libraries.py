@@ -3,6 +3,7 @@
 Reads only what is here already. Any thread; nothing waits.
 """
 
+import itertools
 import os.path
 import stat
 import threading
@@ -20,6 +21,14 @@ _STRING_MAX = 1024
 _LINKS_MAX = 40
 # what the interpreter of a program reads itself, where there is one
 _LOADER_CACHE = b"/etc/ld.so.cache"
+# what libraries read when they are begun with, by the names that programs need them by: of each, the first there is
+_READ_BY = {
+    b"libc.so.6": (
+        (b"/usr/lib/locale/C.utf8/LC_CTYPE",),
+        (b"/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache", b"/usr/lib64/gconv/gconv-modules.cache"),
+    ),
+    b"libcrypto.so.3": ((b"/usr/lib/ssl/openssl.cnf", b"/etc/pki/tls/openssl.cnf", b"/etc/ssl/openssl.cnf"),),
+}
 _DIRECTORIES = (b"/lib64", b"/usr/lib64", b"/lib", b"/usr/lib")
 
 
@@ -58,7 +67,15 @@ class Libraries:
         dynamic = parse_dynamic(elf, section)
         places = [] if dynamic.run_path is None else self._run_path(inode, dynamic.run_path)
         for off in dynamic.needed:
-            yield from self._find(self._string(inode, off), places)
+            name = self._string(inode, off)
+            yield from self._find(name, places)
+            for paths in _READ_BY.get(name, ()):
+                yield from itertools.islice(self._iter_regular(paths), 1)
+
+    def _iter_regular(self, paths: Sequence[bytes]) -> Iterator[int]:
+        for found in (find_path(self._tree, path) for path in paths):
+            if found and stat.S_ISREG(self._tree.attributes(found).mode):
+                yield found
 
     def _run_path(self, inode: int, off: int) -> list[int]:
         """The directories that the object itself names."""

@@ -28,6 +28,11 @@ _LOADED = {
 }
 # and what it loads from its library when it starts
 _STARTED = [Import(0, "encodings", ["aliases", "utf_8"]), Import(0, "sitecustomize")]
+# what most programs come to, whatever they import
+_COMMON = [
+    Import(0, name)
+    for name in ("collections", "contextlib", "re", "typing", "warnings", "threading", "datetime", "json")
+]
 _INTERPRETER = re.compile(rb"python(3\.[0-9]+)")
 
 
@@ -64,7 +69,7 @@ class Modules:
         self._suffix = b".cpython-" + match[1].replace(b".", b"") + b".pyc"
         self._remember(library)
         zone = find_path(self._tree, b"/etc/localtime")
-        return [*([zone] if zone else ()), *self._iter_files(library, _STARTED)]
+        return [*([zone] if zone else ()), *self._iter_files(library, _STARTED + _COMMON)]
 
     def is_extension(self, inode: int) -> bool:
         """Whether a module is an object that the dynamic loader loads."""

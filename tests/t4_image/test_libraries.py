@@ -68,6 +68,20 @@ def test_first_read_of_a_program_brings_what_its_loader_opens(place: Place, entr
         assert len(place.blob_ranges()) == asked
 
 
+def test_what_a_library_is_known_to_read_comes_with_it(place: Place, tmp_path: Path) -> None:
+    link_library(tmp_path, "libcrypto.so.3")
+    program = padded(link(tmp_path, "program", "-pie", "-e", "0", "libcrypto.so.3"))
+    config = File("etc/ssl/openssl.cnf", random.Random("config").randbytes(_PADDING))
+    other = File("etc/ssl/other.cnf", random.Random("other").randbytes(_PADDING))
+    linked = Symlink("usr/lib/ssl", "../../etc/ssl")
+    place.push("app", lazy([File("bin/program", program), linked, config, other]))
+    with place.open("app") as image:
+        image.read(b"bin/program", 0, 4096)
+        wait_until(lambda: is_here(image, config.name), 10)
+        image.settle()
+        assert not is_here(image, other.name)
+
+
 def test_what_names_the_libraries_may_arrive_later(place: Place, entries: list[Entry]) -> None:
     place.push("app", lazy(entries, chunk_size=8 << 10))
     with place.open("app") as image:

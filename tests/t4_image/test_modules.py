@@ -113,15 +113,22 @@ def test_sources_are_followed_where_nothing_is_compiled(place: Place, chunk_size
 
 def test_interpreters_are_known(place: Place, extension: list[Entry]) -> None:
     tag = "cpython-399"
+    common = {f"{_LIBRARY}/re.py": "import sre", f"{_LIBRARY}/sre.py": ""}
     modules = [
-        File(cached(path).replace(_TAG, tag), compiled(path, source).data) for path, source in SOURCES.items()
+        File(cached(path).replace(_TAG, tag), compiled(path, source).data)
+        for path, source in (SOURCES | common).items()
     ]
     interpreter = File("usr/bin/python3.99", b"\x7fELF" + noise("interpreter"))
     zone = File("etc/localtime", noise("zone"))
     place.push("app", lazy([*modules, interpreter, zone]))
     with place.open("app") as image:
         image.read(b"usr/bin/python3.99", 0, 4096)
-        wanted = {cached(path).replace(_TAG, tag) for path in IMPORTED if "/encodings/" in path} | {zone.name}
+        wanted = {
+            cached(path).replace(_TAG, tag)
+            for path in IMPORTED | common.keys()
+            if path in common or "/encodings/" in path
+        }
+        wanted.add(zone.name)
         wait_until(
             lambda: {path.name for path in (*modules, zone) if is_here(image, path.name)} == wanted, 20
         )
