@@ -44,7 +44,7 @@ class _Mark(Struct, frozen=True):
 
 
 class _Member(Struct, frozen=True):
-    pieces: list[bytes]
+    data: bytes
     marks: Sequence[_Mark]
 
 
@@ -88,13 +88,12 @@ class MemberWriter:
 
     @property
     def diff_id(self) -> str:
-        """The digest of the tar so far."""
+        """The digest of the tar so far; flush() first."""
         return f"sha256:{self._tar.hexdigest()}"
 
     def write(self, data: bytes) -> None:
         """Add to the tar, in the open member, or in a new one where none is."""
         if data:
-            self._tar.update(data)
             self._open.append(data)
             self.inner_off += len(data)
             self.uncompressed_size += len(data)
@@ -110,7 +109,10 @@ class MemberWriter:
         """End the open member, if there is one."""
         if not self._open:
             return
-        self._closed.append(_Member(self._open, self._marks))
+        data = self._open[0] if len(self._open) == 1 else b"".join(self._open)
+        # here, and not piece by piece: each time the GIL is let go, and has to be got back
+        self._tar.update(data)
+        self._closed.append(_Member(data, self._marks))
         self._closed_size += self.inner_off
         self._open, self._marks, self.inner_off = [], [], 0
         self.members += 1
@@ -162,10 +164,7 @@ class MemberWriter:
 
 
 def _packed(pack: Pack, member: _Member) -> _Packed:
-    pieces = member.pieces
-    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    pieces.clear()
-    return _Packed(pack(data), _digests(data, member.marks))
+    return _Packed(pack(member.data), _digests(member.data, member.marks))
 
 
 def _digests(data: bytes, marks: Sequence[_Mark]) -> list[str]:

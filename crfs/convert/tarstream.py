@@ -1,10 +1,12 @@
 """The entries of a tar that comes as a stream, each with the very bytes of its headers.
 
 Python's tarfile needs about 90 us an entry for this, all of it with the GIL: more than what compresses them.
-Here, plain headers and PAX records are read directly, and whatever is sparse is left to tarfile. Blocking; one thread.
+Here, plain headers and PAX records are read directly; rare headers, and whatever is sparse, are left to tarfile.
+Blocking; one thread.
 """
 
 import io
+import struct
 import tarfile
 from collections.abc import Iterator
 from typing import IO, Protocol, cast
@@ -13,6 +15,10 @@ from crfs.convert.entries import TarEntry, damage_as_format_error
 from crfs.errors import FormatError
 
 _BLOCK = 512
+# POSIX, ustar: name; mode, uid, gid, size, mtime, checksum; type, target; magic; owners' names; device; prefix
+_HEADER = struct.Struct("100s 8s8s8s12s12s8s c100s 8x 32s32s 8s8s 155s")
+_CHECKSUM = slice(148, 156)
+_USUAL_TYPES = (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
 _ZEROS = bytes(_BLOCK)
 _SKIP = 1 << 20
 # headers that only say something of the next one, or of all: longer ones are no names
@@ -86,6 +92,8 @@ class TarStream:
         return self._entry(info, raw, plain)
 
     def _parse(self, block: bytes) -> tarfile.TarInfo:
+        if (usual := parse_usual(block)) is not None:
+            return usual
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
@@ -239,6 +247,37 @@ class _Rest(_Payload):
             if not self._forward._fetch(min(left, _SKIP)):
                 raise FormatError("the tar is cut short in the middle of a file")
         return 0
+
+
+def parse_usual(block: bytes) -> tarfile.TarInfo | None:
+    """What tarfile makes of a header, if it is one as almost all are, in less than half of its time."""
+    name, *numbers, kind, target, uname, gname, major, minor, prefix = _HEADER.unpack_from(block)
+    if kind not in _USUAL_TYPES:
+        return None
+    info = tarfile.TarInfo(_name(name))
+    try:
+        info.mode, info.uid, info.gid, info.size, info.mtime, checksum = map(_octal, numbers)
+        info.devmajor, info.devminor = _octal(major), _octal(minor)
+    except ValueError:
+        # binary, or none
+        return None
+    if checksum != sum(block) - sum(block[_CHECKSUM]) + 8 * ord(" "):
+        return None
+    info.chksum = checksum
+    info.type, info.linkname, info.uname, info.gname = kind, _name(target), _name(uname), _name(gname)
+    if kind == tarfile.DIRTYPE:
+        info.name = info.name.rstrip("/")
+    if above := _name(prefix):
+        info.name = f"{above}/{info.name}"
+    return info
+
+
+def _octal(field: bytes) -> int:
+    return int(field.rstrip(b"\0 ") or b"0", 8)
+
+
+def _name(field: bytes) -> str:
+    return _text(field.partition(b"\0")[0])
 
 
 def _apply(info: tarfile.TarInfo, records: dict[str, str]) -> None:

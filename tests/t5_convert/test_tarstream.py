@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crfs.convert.entries import TarEntry
-from crfs.convert.tarstream import TarStream
+from crfs.convert.tarstream import TarStream, parse_usual
 from crfs.errors import FormatError
 from tests.support.layers import Dir, Entry, File, make_tar, trees
 
@@ -50,6 +50,46 @@ def test_any_tree(tree: list[Entry], tar_format: int) -> None:
     except ValueError:
         return  # GNU's headers hold no such number
     check(tar)
+
+
+_OCTAL = st.integers(0, 0o777777).map(lambda number: f"{number:o}")
+_JUNK = st.one_of(
+    st.binary(max_size=9), st.text("01278 \0\t-_", max_size=9).map(str.encode), st.just(b"\x80\0\0\1")
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(SAMPLE),
+    st.sampled_from([b"", b"0", b"5", b"1", b"2", b"\0", b"7", b"S", b"L", b"x"]),
+    st.lists(st.tuples(st.integers(0, 505), st.one_of(_JUNK, _OCTAL.map(str.encode))), max_size=4),
+    st.sampled_from([0, 0, 0, 1, 256]),
+)
+def test_usual_headers_are_read_as_by_tarfile(
+    entry: Entry, kind: bytes, changes: list[tuple[int, bytes]], off: int
+) -> None:
+    header = bytearray(entry.header().tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")[-512:])
+    if kind:
+        header[156:157] = kind
+    for at, change in changes:
+        header[at : at + len(change)] = change[: 512 - at]
+    if not any(140 < at < 156 for at, _ in changes):
+        header[148:156] = b" " * 8
+        header[148:156] = f"{sum(header) + off:06o}\0 ".encode()
+    found = parse_usual(bytes(header))
+    if found is None:
+        return
+    wanted = tarfile.TarInfo.frombuf(bytes(header), "utf-8", "surrogateescape")
+    for field in (*FIELDS, "devminor", "chksum"):
+        assert getattr(found, field) == getattr(wanted, field), field
+
+
+def test_usual_headers_are_not_left_to_tarfile() -> None:
+    for kind in (tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE):
+        info = tarfile.TarInfo("a" * 90 + "/" + "b" * 60)
+        info.type, info.linkname, info.uname, info.mtime = kind, "there", "root", 1_700_000_000
+        for header in (info.tobuf(tarfile.PAX_FORMAT), info.tobuf(tarfile.GNU_FORMAT)):
+            assert parse_usual(header[-512:]) is not None
 
 
 @given(trees(utf8=False))
