@@ -189,6 +189,12 @@ cdef object _refusal(bytes path, uint32_t mode, uint64_t size):
 cdef class LayerIndex:
     """Records of one layer. add*() raise FormatError on what no tree can hold; seal() closes the table."""
 
+    cdef void expect(self, size_t records, size_t heap) noexcept nogil:
+        """Have room for about so many files, and bytes of names: it costs nothing until it is used."""
+        self.records.reserve(records)
+        self.chunks.reserve(records)
+        self.heap.reserve(heap)
+
     cdef uint64_t _put(self, const char *data, size_t size) noexcept nogil:
         cdef uint64_t off = self.heap.size()
         self.heap.append(data, size)
@@ -368,8 +374,6 @@ cdef class LayerIndex:
         starts.push_back(data_end)
         for i in range(self.chunks.size()):
             self.chunks[i].blob_end = _next_start(starts, self.chunks[i].blob_off)
-        self.records.shrink_to_fit()
-        self.chunks.shrink_to_fit()
         return last
 
     def clear(self):

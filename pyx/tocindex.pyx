@@ -40,6 +40,8 @@ cdef uint32_t S_IFREG = 0o100000
 cdef uint32_t S_IFLNK = 0o120000
 # numbers of fewer digits fit into what they are read into
 cdef int MAX_DIGITS = 18
+# of a TOC's JSON: what an entry takes at least, mostly, and how much of it are names
+cdef Py_ssize_t ENTRY_SIZE = 200, NAMES_SHARE = 4
 cdef bytes HEAD = b'{"version":1,"entries":['
 cdef bytes TAIL = b"]}"
 
@@ -526,6 +528,7 @@ def fill_index(LayerIndex index, bytes json, iter_toc, hidden):
     LossyTocError where it names a file that its producer could not spell. Returns where the hidden files begin.
     """
     cdef _Filler filler = _Filler(index, hidden)
+    index.expect(len(json) // ENTRY_SIZE, len(json) // NAMES_SHARE)
     if not _fill(filler, json, iter_toc):
         # keys in another order, or more of them: nothing of what has been added counts
         index.clear()

@@ -123,6 +123,13 @@ cdef class _Merger:
         self.nodes.push_back(Node(NULL, NULL, NONE, NONE, 1, 0))
         self.made = NONE
 
+    cdef void expect(self, size_t records) noexcept nogil:
+        """Have room for so many: a daemon's malloc makes it dear to grow (crfs.mount.memory)."""
+        self.nodes.reserve(records + 1)
+        self.names.reserve(records)
+        self.table_next.reserve(records)
+        self.table.reserve(records)
+
     # names of one hash are chained through table_next, which grows beside `names`
     cdef uint64_t hash(self, int32_t parent, const char *text, uint32_t length) noexcept nogil:
         cdef uint64_t value = <uint64_t>14695981039346656037ULL ^ (<uint64_t>parent * <uint64_t>0x9E3779B97F4A7C15ULL)
@@ -463,6 +470,14 @@ cdef class _Writer:
     def __cinit__(self, _Merger tree):
         self.tree = tree
 
+    cdef void expect(self, size_t heap, size_t chunks) noexcept nogil:
+        """Have room for what there is at most."""
+        self.inodes.reserve(self.tree.nodes.size())
+        self.dentries.reserve(self.tree.names.size())
+        self.queue.reserve(self.tree.nodes.size())
+        self.chunks.reserve(chunks)
+        self.heap.reserve(heap)
+
     cdef void number(self) noexcept nogil:
         cdef size_t at = 0
         self.numbers.resize(self.tree.nodes.size(), NONE)
@@ -597,7 +612,7 @@ def merge(layers):
     cdef LayerIndex index
     cdef const Record *bad
     cdef int status = OK
-    cdef size_t i
+    cdef size_t i, records = 0, heap = 0, chunks = 0
     cdef list held = list(layers)
     if len(held) > 0xFFFF:
         raise FormatError(f"an image of {len(held)} layers can't be indexed")
@@ -605,17 +620,21 @@ def merge(layers):
         index = <LayerIndex?>item
         slices.push_back(LayerSlice(index.records.data(), index.chunks.data(), index.heap.data(), index.records.size(),
                                     <uint32_t>number))
+        records += index.records.size()
+        heap += index.heap.size()
+        chunks += index.chunks.size()
+    tree.expect(records)
     for i in range(slices.size()):
         with nogil:
             bad = tree.lay(&slices[i], &status)
         if bad != NULL:
             raise _failure(&slices[i], bad, status)
-    writer = _Writer(tree)
-    return _finish(writer)
+    return _finish(_Writer(tree), heap, chunks)
 
 
-cdef bytes _finish(_Writer writer):
+cdef bytes _finish(_Writer writer, size_t heap, size_t chunks):
     with nogil:
+        writer.expect(heap, chunks)
         writer.number()
         writer.rank_chunks()
     return writer.image()

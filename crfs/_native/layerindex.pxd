@@ -35,6 +35,7 @@ cdef class LayerIndex:
     cdef bint sealed
     # the entry added last was a mark or reserved, and so are its chunks
     cdef bint in_mark
+    cdef void expect(self, size_t records, size_t heap) noexcept nogil
     cdef uint64_t _put(self, const char *data, size_t size) noexcept nogil
     cdef bint take(self, Record *record, const char *path, const char *link) noexcept nogil
     cdef bint take_chunk(self, Chunk *chunk) noexcept nogil
