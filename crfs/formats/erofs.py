@@ -57,11 +57,18 @@ def _superblock(writer: Writer, inodes: int, uuid: bytes, checksum: int) -> byte
     )
 
 
+def _crc32c_of_byte(crc: int) -> int:
+    for _ in range(8):
+        crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+_CRC32C = [_crc32c_of_byte(byte) for byte in range(256)]
+
+
 def _crc32c(data: bytes | bytearray) -> int:
     """CRC-32C as EROFS has it: begun with ones, not inverted at the end."""
     crc = 0xFFFFFFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
     return crc
