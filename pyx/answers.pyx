@@ -76,6 +76,7 @@ from crfs._native.protocol cimport (
     FUSE_HANDLE_KILLPRIV_V2,
     FUSE_INIT,
     FUSE_LOOKUP,
+    FUSE_NOTIFY_INVAL_INODE,
     FUSE_OPEN,
     FUSE_OPENDIR,
     FUSE_READ,
@@ -100,6 +101,7 @@ from crfs._native.protocol cimport (
     fuse_in_header,
     fuse_init_in,
     fuse_init_out,
+    fuse_notify_inval_inode_out,
     fuse_open_in,
     fuse_open_out,
     fuse_out_header,
@@ -192,6 +194,8 @@ cdef bint lists = False
 cdef bint opens_directories = False
 cdef bint offers = False
 cdef uint64_t directory_handle = 0
+# /dev/fuse, since there has been a request
+cdef int session_device = -1
 cdef vector[uint64_t] released_handles
 # where open directories end, as far as they have been read to the end
 cdef unordered_map[uint64_t, uint64_t] ends
@@ -405,6 +409,23 @@ def handle_number(uint64_t fh):
     return fh & ~GIVEN if fh & GIVEN else None
 
 
+def forget_attributes(uint64_t ino):
+    """The kernel believes nothing any more of what it knows of an inode's attributes, once this returns.
+
+    llfuse leaves the same to a thread of its own: too late where a request that is answered next depends on it.
+    """
+    cdef fuse_out_header out
+    cdef fuse_notify_inval_inode_out told
+    cdef iovec parts[2]
+    told.ino, told.off, told.len = ino, -1, 0
+    out.len, out.error, out.unique = <uint32_t>(sizeof(out) + sizeof(told)), FUSE_NOTIFY_INVAL_INODE, 0
+    parts[0].iov_base, parts[0].iov_len = &out, sizeof(out)
+    parts[1].iov_base, parts[1].iov_len = &told, sizeof(told)
+    with nogil:
+        # that the kernel knows of no such inode (ENOENT) is no matter
+        writev(session_device, parts, 2)
+
+
 cdef void keep(uint64_t ino, Known each) noexcept:
     lock.lock()
     if allowed:
@@ -414,8 +435,10 @@ cdef void keep(uint64_t ino, Known each) noexcept:
 
 cdef bint answer(int device, char *request, size_t size) noexcept nogil:
     """Answer a request that was received whole; whether that could be done. What is left of it is shortened to that."""
+    global session_device
     cdef const fuse_in_header *head = <const fuse_in_header *>request
     cdef bint answered = False
+    session_device = device
     if size <= sizeof(fuse_in_header):
         return False
     if lists and (head.opcode == FUSE_READDIR or head.opcode == FUSE_READDIRPLUS):

@@ -1,6 +1,6 @@
 # What the kernel asks, and is answered (linux/fuse.h): of it, what our modules need.
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 cdef extern from "<linux/fuse.h>" nogil:
     enum:
@@ -11,6 +11,7 @@ cdef extern from "<linux/fuse.h>" nogil:
         FUSE_GETATTR
         FUSE_INIT
         FUSE_LOOKUP
+        FUSE_NOTIFY_INVAL_INODE
         FUSE_OPEN
         FUSE_OPENDIR
         FUSE_READ
@@ -94,6 +95,10 @@ cdef extern from "<linux/fuse.h>" nogil:
         uint32_t max_readahead
         uint32_t flags
         uint32_t max_write
+    cdef struct fuse_notify_inval_inode_out:
+        uint64_t ino
+        int64_t off
+        int64_t len
     cdef struct fuse_read_in:
         uint64_t fh
         uint64_t offset

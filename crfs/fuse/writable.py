@@ -236,7 +236,7 @@ class Writable(llfuse.Operations):
         if takes_special() and (lost := self._lost(node, requester())):
             self._overlay.files.lose(node, lost)
             # the kernel goes on believing what it knows of the mode
-            llfuse.invalidate_inode(node.ino, attr_only=True)
+            answers.forget_attributes(node.ino)
         if len(buf) <= SMALL:
             return self._overlay.files.write(node, off, buf)
         return _unlocked(lambda: self._overlay.files.write(node, off, buf))
