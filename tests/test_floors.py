@@ -72,6 +72,7 @@ LATE = {
     ("crfs.cli.*", "crfs.cli.erofs"): "only the engine that is used",
     ("crfs.cli.mount", "crfs.cli.wishes"): "only the engine that is used",
     ("crfs.cli.images", "crfs.cli.imageconfig"): "only for who wants it",
+    ("crfs.cli.handedover", "crfs.cli.readahead"): "not for a command that is handed over",
     ("crfs.cli.erofs", "crfs.*overlay*"): "a read-only mount need not wait for the overlay",
     ("crfs.cli.upper", "crfs.fuse.lowertree"): "only the engine that is used",
     ("crfs.cli.mount", "crfs.cli.upper"): "a read-only mount need not wait for the overlay",

@@ -24,6 +24,10 @@ def run_or_hand_over(program: str, argv: Sequence[str], run: Callable[[Sequence[
     """Our own command line, by a warm process or by `run`, to the end of this process."""
     status = hand_over_mount(program, argv)
     if status is None:
+        # late: not for a command that is handed over
+        from crfs.cli.readahead import read_ahead
+
+        read_ahead()
         try:
             status = run(argv)
         finally:
