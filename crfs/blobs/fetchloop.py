@@ -46,11 +46,15 @@ class FetchLoop:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(work)
 
+    def give_up(self) -> None:
+        """Cancel what runs now."""
+        self.call(_cancel_all)
+
     def close(self) -> None:
         """Cancel what still runs and end the thread; waits a few seconds at the most. May be repeated."""
         if self._loop is None or self._thread is None or self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+        asyncio.run_coroutine_threadsafe(_end(), self._loop)
         self._thread.join(5)
         if not self._thread.is_alive():
             self._loop.close()
@@ -96,10 +100,16 @@ class Once(Generic[T]):
         return await asyncio.shield(self._task)
 
 
-async def _cancel_all() -> None:
-    """Cancel every other task of this loop, let them end, then stop the loop."""
+def _cancel_all() -> set[asyncio.Task[Any]]:
+    """Cancel every task of the loop that this is called on but for the one that calls."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
+    return tasks
+
+
+async def _end() -> None:
+    """Cancel all, let them end, then stop the loop."""
+    tasks = _cancel_all()
     await asyncio.wait(tasks, timeout=2) if tasks else None
     asyncio.get_running_loop().stop()

@@ -93,6 +93,12 @@ class Network:
             if self._loop is not None and not self._closed:
                 self._loop.call(work)
 
+    def give_up(self) -> None:
+        """What is being fetched or sent fails at once; more may be asked for. Any thread, handlers of signals too."""
+        # no lock: who has been interrupted may hold it
+        if self._loop is not None and not self._closed:
+            self._loop.give_up()
+
     def close(self) -> None:
         """End the thread and the connections; what still waits fails. May be repeated, also meanwhile."""
         with self._closing:

@@ -23,6 +23,7 @@ from crfs.blobs.registriesconf import load_registries
 from crfs.blobs.registry import RegistryImage
 from crfs.blobs.threads import leave_signals
 from crfs.blobs.url import UrlBlob
+from crfs.cli.terminable import terminable
 from crfs.convert.archivetarget import ArchiveTarget
 from crfs.convert.convert import Converter, LayerResult, Progress, Report, Services
 from crfs.convert.image import Run, build_config
@@ -117,7 +118,7 @@ def running(
     try:
         target = open_target(to, access, network)
         at_once = 1 if isinstance(target, ArchiveTarget) else 2
-        with shown(quiet) as progress:
+        with terminable(network.give_up), shown(quiet) as progress:
             services = Services(network.submit, pool, progress, None, at_once)
             yield network, NullTarget(target) if dry_run else target, services
     finally:

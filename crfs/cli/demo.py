@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 from msgspec import Struct
@@ -30,6 +29,7 @@ from crfs.blobs.http import Http
 from crfs.blobs.push import RegistryPush
 from crfs.blobs.registriesconf import RegistriesConf
 from crfs.cli.demo_image import HOME, INTERPRETER, LIBRARIES, LOADER, PACKAGES, collect
+from crfs.cli.terminable import terminable
 from crfs.convert.entries import TarEntry
 from crfs.convert.image import LayerFile, Run, push_image
 from crfs.convert.lazylayer import Options, write_layer
@@ -77,7 +77,7 @@ def run(_args: argparse.Namespace) -> int:
     """Show the table; CrfsError where something doesn't work."""
     _check_fuse()
     with (
-        _terminable(),
+        terminable(),
         tempfile.TemporaryDirectory(prefix="crfs-demo-", ignore_cleanup_errors=True) as scratch,
     ):
         result = _demonstrate(Path(scratch))
@@ -91,20 +91,6 @@ def _check_fuse() -> None:
     except OSError as error:
         hint = "in a container, --device /dev/fuse --cap-add SYS_ADMIN gives it"
         raise MountError(f"/dev/fuse can't be opened ({error.strerror}); {hint}") from error
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Make SIGTERM leave as Ctrl-C does, through every clean-up."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _demonstrate(scratch: Path) -> Result:

@@ -14,12 +14,12 @@ import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from crfs.blobs.directories import container_directory, runtime_directory
 from crfs.cli.handedover import hand_over_mount
 from crfs.cli.options import add_background_options, add_log_options, add_source_options, add_trace_options
 from crfs.cli.runoptions import add_run_options, wish_of
+from crfs.cli.terminable import terminable
 from crfs.cli.umount import take_away
 from crfs.errors import CrfsError, MountError
 from crfs.formats.manifest import ContainerConfig, parse_config
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         _enter_user_namespace()
     keep = args.name is not None and not args.remove
     base = container_directory()
-    with _terminable(), opened_place(base, args.name, keep, take_away) as place:
+    with terminable(), opened_place(base, args.name, keep, take_away) as place:
         runtime = Runtime(runtime.program, place.directory)
         status = _mount(args, place)
         if status:
@@ -146,24 +146,6 @@ def _stop_signal(config: ContainerConfig) -> int:
     base, plus, more = name.removeprefix("SIG").partition("+")
     found = getattr(signal, f"SIG{base}", signal.SIGTERM)
     return found + int(more) if plus and more.isdecimal() else found
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP leave through every clean-up, which they don't interrupt."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    before = [signal.signal(number, leave) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _enter_user_namespace() -> None:

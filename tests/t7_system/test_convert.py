@@ -5,8 +5,10 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ import zstandard
 
 from crfs.cli.main import main
 from crfs.registry.server import Registry
-from tests.support.faults import CutBody, FaultProxy, Status
+from tests.support.faults import CutBody, FaultProxy, Stall, Status
 from tests.support.layers import Dir, File, Hardlink, Symlink, make_tar, opaque, whiteout
-from tests.support.mounting import COMMAND
+from tests.support.mounting import COMMAND, wait_until
 from tests.support.rawregistry import Client, digest_of
 
 LAYERS = [
@@ -439,6 +441,26 @@ def test_should_fail_source_that_is_cut(place: Place) -> None:
         proxy.use(CutBody(method="GET", path="blobs/sha256", after=1000))
         place.refuse(f"docker://{proxy.host}/one:v1", place.at(PLACES[0], "two"))
     assert not place.tags("two")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place_of_target", [*PLACES, "{dir}/{name}.tgz"])
+def test_ends_at_once_while_nothing_comes(place: Place, number: signal.Signals, place_of_target: str) -> None:
+    """And nothing of what was begun is left."""
+    seed = place.layout("seed", [make_tar([File("a", random.Random(1).randbytes(9 << 20))])])
+    place.convert(seed, place.at(PLACES[0], "one"), "--format", "gzip")
+    before = sorted(place.dir.rglob("*"))
+    with FaultProxy(f"http://{place.registry.address}") as proxy:
+        proxy.use(Stall(method="GET", path="blobs/sha256", after=3 << 20))
+        words = [f"docker://{proxy.host}/one:v1", place.at(place_of_target, "two")]
+        with subprocess.Popen([*COMMAND, "convert", *words], stderr=subprocess.PIPE) as process:
+            wait_until(lambda: bool(proxy.count("GET", "blobs/sha256")), 30)
+            time.sleep(0.5)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (128 + number, b"")
+    assert not place.tags("two")
+    assert [path for path in sorted(place.dir.rglob("*")) if path not in before and path.is_file()] == []
 
 
 @pytest.mark.parametrize(
