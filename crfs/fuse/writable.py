@@ -121,8 +121,10 @@ class Writable(llfuse.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        if takes_special() or (changes == NOTHING and self._is_owner(node, ctx)):
+        if takes_special() or changes == NOTHING:
             changes = msgspec.structs.replace(changes, loses=self._lost(node, ctx.pid))
+        if changes.loses and not takes_special() and not self._is_owner(node, ctx):
+            return self._entry(inode, self._before_write(node))
         asked_by = self._asked_by(ctx)
         return self._entry(
             inode, self._near(node, lambda: self._overlay.files.change(node, changes, asked_by))
@@ -133,13 +135,18 @@ class Writable(llfuse.Operations):
         if not node.mode & (stat.S_ISUID | stat.S_ISGID) or node.is_dir:
             return 0
         keeps = not node.mode & stat.S_IXGRP and may_keep_setgid(thread, self._gid(node))
-        return stat.S_ISUID if keeps else stat.S_ISUID | stat.S_ISGID
+        return node.mode & (stat.S_ISUID if keeps else stat.S_ISUID | stat.S_ISGID)
 
     def _gid(self, node: Node) -> int:
         return self._view.gids.to_shown(self._overlay.files.attributes(node).gid)
 
+    def _before_write(self, node: Node) -> Attributes:
+        """To change nothing of a file that is not one's own is refused, but the kernel asks for it before a write."""
+        if not node.opens:
+            raise llfuse.FUSEError(errno.EPERM)
+        return self._overlay.files.attributes(node)
+
     def _is_owner(self, node: Node, ctx: llfuse.RequestContext) -> bool:
-        """Whether who changes nothing may. Others are about to write: the kernel asks for the same before that."""
         owner = self._view.uids.to_shown(self._overlay.files.attributes(node).uid)
         return ctx.uid == owner or has_capability(ctx.pid, CAP_FOWNER)
 

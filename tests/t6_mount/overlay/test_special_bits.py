@@ -43,7 +43,7 @@ ACTIONS: dict[str, Action] = {
     "give-nothing": lambda path: os.chown(path, -1, -1),
     "touch": lambda path: os.utime(path),
 }
-# of others, FUSE can't tell it from what the kernel asks before they write
+# of others, where the file is open, FUSE can't tell it from what the kernel asks before they write
 OWNERS = "give-nothing"
 # where there is nothing to write
 ATTRIBUTES = ("give", "give-nothing", "touch")
@@ -96,7 +96,7 @@ def _act(person: Person, root: Path) -> dict[str, str]:
             os.setresgid(group, group, group)
             os.setresuid(user, user, user)
             for place, (name, action, _) in itertools.product(PLACES, CASES):
-                if action == OWNERS and user not in (0, OWNER):
+                if action == OWNERS and place == "open" and user not in (0, OWNER):
                     continue
                 if place == "fifos" and action not in ATTRIBUTES:
                     continue
