@@ -148,7 +148,8 @@ class Writable(llfuse.Operations):
 
     def _is_owner(self, node: Node, ctx: llfuse.RequestContext) -> bool:
         owner = self._view.uids.to_shown(self._overlay.files.attributes(node).uid)
-        return ctx.uid == owner or has_capability(ctx.pid, CAP_FOWNER)
+        # root may be where it can't be seen: in a pid namespace that is not below ours
+        return ctx.uid in (0, owner) or has_capability(ctx.pid, CAP_FOWNER)
 
     def _near(self, node: Node, work: Callable[[], R]) -> R:
         """Work that copies a node up, where need be: with the lock held if that takes no longer than to drop it."""
