@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -455,7 +454,6 @@ def test_ends_at_once_while_nothing_comes(place: Place, number: signal.Signals, 
         words = [f"docker://{proxy.host}/one:v1", place.at(place_of_target, "two")]
         with subprocess.Popen([*COMMAND, "convert", *words], stderr=subprocess.PIPE) as process:
             wait_until(lambda: bool(proxy.count("GET", "blobs/sha256")), 30)
-            time.sleep(0.5)
             process.send_signal(number)
             _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (128 + number, b"")
