@@ -65,9 +65,6 @@ cdef int put(
     if fd < 0:
         return errno
     failed = fill(fd, data, size)
-    if not failed and other != NULL:
-        share(fd, staged, other, time_ns)
-    close(fd)
     if not failed and renameat(AT_FDCWD, staged, AT_FDCWD, path) != 0:
         failed = errno
         if failed == ENOENT:
@@ -75,6 +72,9 @@ cdef int put(
             failed = 0 if renameat(AT_FDCWD, staged, AT_FDCWD, path) == 0 else errno
     if failed:
         unlinkat(AT_FDCWD, staged, 0)
+    elif other != NULL:
+        share(fd, path, other, time_ns)
+    close(fd)
     return failed
 
 
@@ -90,13 +90,13 @@ cdef int fill(int fd, const unsigned char *data, size_t size) noexcept nogil:
     return 0
 
 
-cdef void share(int fd, const char *staged, const char *other, int64_t time_ns) noexcept nogil:
+cdef void share(int fd, const char *path, const char *other, int64_t time_ns) noexcept nogil:
     cdef timespec times[2]
     times[0].tv_sec, times[0].tv_nsec = 0, UTIME_NOW
     times[1].tv_sec, times[1].tv_nsec = time_ns // SECOND_NS, <long>(time_ns % SECOND_NS)
-    if futimens(fd, times) == 0 and linkat(AT_FDCWD, staged, AT_FDCWD, other, 0) != 0 and errno == ENOENT:
+    if futimens(fd, times) == 0 and linkat(AT_FDCWD, path, AT_FDCWD, other, 0) != 0 and errno == ENOENT:
         make_directory(other)
-        linkat(AT_FDCWD, staged, AT_FDCWD, other, 0)
+        linkat(AT_FDCWD, path, AT_FDCWD, other, 0)
 
 
 cdef void make_directory(const char *path) noexcept nogil:
